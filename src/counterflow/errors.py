@@ -1,0 +1,34 @@
+"""The errors a user can cause. Each message says what is wrong, where, and how to fix it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class CounterflowError(Exception):
+    """Base class: the user's input, not our fault. The command line prints it and exits with code 2."""
+
+
+class DataError(CounterflowError):
+    """The AnnData, or the file it came from, cannot be used as declared."""
+
+
+class ConfigError(CounterflowError):
+    """An option, a name or a combination of options does not exist or does not fit."""
+
+
+class CheckpointError(CounterflowError):
+    """A saved model is damaged, incomplete, or from another version."""
+
+
+def near(name: object, options: Iterable[object], *, most: int = 8) -> str:
+    """The end of an error message about an unknown `name`: its near matches, else what there is."""
+    known = [str(option) for option in options]
+    close = get_close_matches(str(name), known, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(match) for match in close) + "?"
+    if not known:
+        return "there are none"
+    listed = ", ".join(repr(option) for option in known[:most])
+    return f"available: {listed}" + (f", and {len(known) - most} more" if len(known) > most else "")
