@@ -27,6 +27,14 @@ class ConditionIds(NamedTuple):
     covariates: Int[Tensor, "b m"]  # 0 = null, levels start at 1
 
 
+class ConditionSpec(NamedTuple):
+    """One experimental condition in the user's words; the control has no parts. Equal conditions compare and hash equal."""
+
+    parts: tuple[str, ...] = ()  # sorted entity names; the same name twice is a different condition from once
+    doses: tuple[float, ...] = ()  # one per part; 1.0 where the screen has no dose
+    time: float = 0.0
+
+
 class Condition(NamedTuple):
     """What a backbone reads."""
 

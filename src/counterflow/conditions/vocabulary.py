@@ -1,0 +1,84 @@
+"""Names of perturbations and covariate levels <-> integers. Frozen once a model exists; JSON round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from counterflow.types import ConditionIds, ConditionSpec
+
+UNKNOWN = 1  # entity id of a perturbation without identity or features; 0 is padding
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Entities are numbered from 2 (0 = padding, 1 = unknown), covariate levels from 1 (0 = null).
+
+    `seen` entities were measured in training; the rest of `entities` are known by their features only.
+    """
+
+    entities: tuple[str, ...]
+    seen: frozenset[str]
+    covariates: Mapping[str, tuple[str, ...]]  # covariate -> levels
+    perturbed_levels: Mapping[str, frozenset[str]]  # levels that met a perturbation in training; the others are read as null
+    perturbed_contexts: frozenset[tuple[str, ...]]  # levels of match_keys that met a perturbation in training
+    conditions: frozenset[ConditionSpec]  # measured in training
+
+    def ids(self, specs: Sequence[ConditionSpec], covariates: Mapping[str, Sequence[str]]) -> ConditionIds:
+        """Integers for one condition and one covariate level per row. Unlisted entities become UNKNOWN: check `unknown` first."""
+        width = max(1, *(len(spec.parts) for spec in specs)) if specs else 1
+        number = {name: i for i, name in enumerate(self.entities, start=UNKNOWN + 1)}
+        perturbation = torch.zeros(len(specs), width, dtype=torch.long)
+        dose = torch.zeros(len(specs), width)
+        for row, spec in enumerate(specs):
+            for column, (part, amount) in enumerate(zip(spec.parts, spec.doses, strict=True)):
+                perturbation[row, column] = number.get(part, UNKNOWN)
+                dose[row, column] = amount
+        time = torch.tensor([spec.time for spec in specs], dtype=torch.float32)
+        return ConditionIds(perturbation, dose, time, self._levels(covariates, len(specs)))
+
+    def _levels(self, covariates: Mapping[str, Sequence[str]], rows: int) -> Tensor:
+        columns = []
+        for key, levels in self.covariates.items():
+            code = {name: i if name in self.perturbed_levels[key] else 0 for i, name in enumerate(levels, start=1)}
+            columns.append(torch.tensor([code.get(str(name), 0) for name in covariates[key]], dtype=torch.long))
+        return torch.stack(columns, dim=1) if columns else torch.zeros(rows, 0, dtype=torch.long)
+
+    def unknown(self, spec: ConditionSpec) -> list[str]:
+        """Parts of a condition that the model knows nothing about."""
+        return [part for part in spec.parts if part not in self.entities]
+
+    def support(self, spec: ConditionSpec) -> str:
+        """How far training carries a condition: ``seen``, ``components-seen``, ``features-only`` or ``unknown``."""
+        if not spec.parts or spec in self.conditions:
+            return "seen"
+        if self.unknown(spec):
+            return "unknown"
+        return "components-seen" if all(part in self.seen for part in spec.parts) else "features-only"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "entities": list(self.entities),
+            "seen": sorted(self.seen),
+            "covariates": {key: list(levels) for key, levels in self.covariates.items()},
+            "perturbed_levels": {key: sorted(levels) for key, levels in self.perturbed_levels.items()},
+            "perturbed_contexts": sorted(map(list, self.perturbed_contexts)),
+            "conditions": [[list(spec.parts), list(spec.doses), spec.time] for spec in sorted(self.conditions)],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Vocabulary:
+        """Inverse of `to_dict`."""
+        return cls(
+            entities=tuple(values["entities"]),
+            seen=frozenset(values["seen"]),
+            covariates={key: tuple(levels) for key, levels in values["covariates"].items()},
+            perturbed_levels={key: frozenset(levels) for key, levels in values["perturbed_levels"].items()},
+            perturbed_contexts=frozenset(tuple(level) for level in values["perturbed_contexts"]),
+            conditions=frozenset(ConditionSpec(tuple(p), tuple(map(float, d)), float(t)) for p, d, t in values["conditions"]),
+        )

@@ -1,0 +1,62 @@
+"""Batches of states for training: what the sampler planned, looked up in the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from counterflow.data.sampler import Sampler
+from counterflow.types import Batch, ConditionIds
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Training cells by row: states are looked up (small states) or encoded on demand (large ones)."""
+
+    states: Callable[[np.ndarray], Tensor]  # rows -> n x S
+    library: Tensor  # n
+    covariates: Tensor  # n x M, levels as integers
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """One row per condition of the group table."""
+
+    ids: ConditionIds  # covariates unused: they belong to cells
+    shift: Tensor  # P x S, what the additive rule already explains of the target's state
+
+
+class StepDataset(IterableDataset[Batch]):
+    """Batches number `start` to `stop`; each is a pure function of the sampler's seed and its number."""
+
+    def __init__(self, sampler: Sampler, cells: Cells, conditions: Conditions, *, start: int, stop: int) -> None:
+        self.sampler, self.cells, self.conditions = sampler, cells, conditions
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return max(self.stop - self.start, 0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in range(self.start, self.stop):
+            yield self.batch(step)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one optimiser step."""
+        draw = self.sampler.draw(step)
+        code = torch.from_numpy(draw.condition)
+        table = self.conditions.ids
+        ids = ConditionIds(
+            table.perturbation[code], table.dose[code], table.time[code], self.cells.covariates[torch.from_numpy(draw.target)]
+        )
+        return Batch(
+            target=self.cells.states(draw.target) - self.conditions.shift[code],
+            control=self.cells.states(draw.control),
+            ids=ids,
+            group=torch.from_numpy(draw.set_index),
+            library=self.cells.library[torch.from_numpy(draw.target)],
+        )

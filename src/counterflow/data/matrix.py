@@ -1,0 +1,143 @@
+"""The expression matrix of an AnnData as canonical CSR float32 counts, checked before anything is densified."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from counterflow.errors import DataError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+TARGET_SUM = 1e4
+_LARGEST_LOG1P = 30.0  # exp(30) counts per cell do not exist: a larger value is not a logarithm
+_LARGEST_EXACT = 2**24  # integers above this are not exact in float32
+
+
+def raw_matrix(adata: AnnData, layer: str | None) -> sparse.csr_matrix | np.ndarray:
+    """X or a layer, in memory; CSC becomes CSR. The user's object is never modified."""
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise DataError("the AnnData has no X: name a layer with layer=...")
+    if hasattr(matrix, "to_memory"):  # backed
+        matrix = matrix.to_memory()
+    elif not sparse.issparse(matrix) and not isinstance(matrix, np.ndarray):
+        matrix = np.asarray(matrix)
+    return sparse.csr_matrix(matrix) if sparse.issparse(matrix) and matrix.format != "csr" else matrix
+
+
+def structure_problem(matrix: sparse.csr_matrix) -> str | None:
+    """What is wrong with the indices of a CSR matrix; a corrupt one densifies without any error (and writes out of bounds)."""
+    indptr, indices, (n_rows, n_columns) = matrix.indptr, matrix.indices, matrix.shape
+    if len(indptr) != n_rows + 1 or indptr[0] != 0 or indptr[-1] > len(indices) or np.any(np.diff(indptr) < 0):
+        return "its row pointers are corrupt"
+    if len(indices) and (indices.min() < 0 or indices.max() >= n_columns):
+        return f"it holds a gene index of {int(indices.max())}, but there are {n_columns} genes"
+    if len(indices) != len(matrix.data):
+        return "it has different numbers of values and indices"
+    return None
+
+
+def matrix_problems(adata: AnnData, layer: str | None, matrix_state: str) -> list[str]:
+    """Every reason why the matrix is not what `matrix_state` says."""
+    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    try:
+        matrix = raw_matrix(adata, layer)
+    except DataError as error:
+        return [str(error)]
+    if not (np.issubdtype(matrix.dtype, np.number) or matrix.dtype == bool):
+        return [f"{where} has dtype {matrix.dtype}, not numbers"]
+    if sparse.issparse(matrix) and (broken := structure_problem(matrix)):
+        return [f"{where} is a damaged sparse matrix: {broken}; write the file again from its source"]
+    values = matrix.data if sparse.issparse(matrix) else matrix
+    finite = np.isfinite(values)
+    if not finite.all():
+        return [f"{where} has {int((~finite).sum())} values that are NaN or infinite, first in {_first_bad(adata, matrix, 'nan')}: remove or mend them"]
+    if values.size and values.min() < 0:
+        what = "counts" if matrix_state == "counts" else "log1p values"
+        return [
+            f"{where} has {int((values < 0).sum())} negative values, first in {_first_bad(adata, matrix, 'negative')}: "
+            f"{what} are >= 0 (scaled or centred data cannot be used; give the layer with the counts)"
+        ]
+    return _state_problems(adata, layer, values, matrix_state, where)
+
+
+def _state_problems(adata: AnnData, layer: str | None, values: np.ndarray, matrix_state: str, where: str) -> list[str]:
+    if not values.size or values.max() == 0:
+        return [f"{where} holds only zeros"]
+    fractional = values[values != np.rint(values)]
+    if matrix_state == "counts":
+        if fractional.size:
+            share = fractional.size / max(np.count_nonzero(values), 1)
+            counted = [repr(name) for name in adata.layers if name != layer and _looks_like_counts(adata.layers[name])]
+            if layer is not None and _looks_like_counts(adata.X):
+                counted.insert(0, "X (layer=None)")
+            advice = f"counts seem to be in {', '.join(counted)}" if counted else "if it is log1p-normalised, declare matrix_state='log1p'"
+            return [f"{where} is declared as counts, but {share:.0%} of its non-zero values are not integers (largest {values.max():.4g}): {advice}"]
+        if values.max() > _LARGEST_EXACT:
+            return [f"{where} has a count of {values.max():.0f}, more than float32 holds exactly (2^24): this cannot be a UMI count"]
+    elif matrix_state == "log1p":
+        if values.max() > _LARGEST_LOG1P:
+            return [f"{where} is declared as log1p, but its largest value is {values.max():.4g}: these look like raw counts, declare matrix_state='counts'"]
+        if not fractional.size:
+            return [f"{where} is declared as log1p, but every value is an integer (largest {values.max():.0f}): declare matrix_state='counts'"]
+    return []
+
+
+def _looks_like_counts(matrix: object) -> bool:
+    values = matrix.data if sparse.issparse(matrix) else np.asarray(matrix)
+    return bool(np.issubdtype(values.dtype, np.number) and values.size and values.min() >= 0 and np.array_equal(values, np.rint(values)))
+
+
+def _first_bad(adata: AnnData, matrix: sparse.csr_matrix | np.ndarray, kind: str) -> str:
+    values = matrix.data if sparse.issparse(matrix) else matrix
+    bad = ~np.isfinite(values) if kind == "nan" else values < 0
+    if sparse.issparse(matrix):
+        at = int(np.flatnonzero(bad)[0])
+        row, column = int(np.searchsorted(matrix.indptr, at, side="right") - 1), int(matrix.indices[at])
+    else:
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+    return f"cell {adata.obs_names[row]!r}, gene {adata.var_names[column]!r}"
+
+
+def as_csr(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
+    """The matrix as canonical CSR float32: a copy where anything had to change. Dense, CSC, backed and views give the same bits."""
+    matrix = raw_matrix(adata, layer)
+    csr = sparse.csr_matrix(matrix, dtype=np.float32)
+    if not csr.has_canonical_format:
+        if csr.indices is getattr(matrix, "indices", None) or np.shares_memory(csr.data, getattr(matrix, "data", csr.data)):
+            csr = csr.copy()
+        csr.sum_duplicates()
+    if csr.nnz and not csr.data.all():
+        csr = csr.copy()
+        csr.eliminate_zeros()
+    return csr
+
+
+def counts_from_log1p(csr: sparse.csr_matrix, library: np.ndarray | None) -> sparse.csr_matrix:
+    """Integer counts behind log1p-normalised values: the unit of a cell is one count.
+
+    With `library` (counts of the cell over all genes; normalised to 1e4 is assumed) the unit is known; without it, it is the
+    smallest value of the cell, or a half or a third of that.
+    """
+    out = csr.astype(np.float64, copy=True)
+    np.expm1(out.data, out=out.data)
+    failed = 0
+    for row in range(out.shape[0]):
+        values = out.data[out.indptr[row] : out.indptr[row + 1]]
+        if not values.size:
+            continue
+        units = [TARGET_SUM / library[row]] if library is not None else [values.min() / divisor for divisor in (1, 2, 3)]
+        off = [np.abs(values / unit - np.rint(values / unit)).max() for unit in units]
+        best = int(np.argmin(np.array(off) > 0.1)) if min(off) <= 0.1 else int(np.argmin(off))
+        failed += off[best] > 0.1
+        values[:] = np.rint(values / units[best])
+    if failed > 0.01 * out.shape[0]:
+        raise DataError(
+            f"the counts behind the log1p values cannot be recovered in {failed} of {out.shape[0]} cells: "
+            "give the layer that holds the counts, or library_size_key=... if the values were normalised to 1e4 counts"
+        )
+    return out.astype(np.float32)

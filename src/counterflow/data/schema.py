@@ -1,0 +1,236 @@
+"""What a user declares about an AnnData (`Setup`), and the check that the data are what was declared.
+
+`setup_anndata` writes one JSON-able dict to ``adata.uns["_counterflow"]`` and touches nothing else. All problems found are
+reported together, each with what, where and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from counterflow.data.labels import parts
+from counterflow.data.matrix import as_csr, matrix_problems
+from counterflow.errors import DataError, near
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+UNS_KEY = "_counterflow"
+MATRIX_STATES = ("counts", "log1p")
+SPLIT_LEVELS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The declaration of one screen: which columns say what was done, and what the matrix holds."""
+
+    perturbation_key: str
+    control: str
+    layer: str | None = None
+    matrix_state: Literal["counts", "log1p"] = "counts"
+    covariate_keys: tuple[str, ...] = ()
+    match_keys: tuple[str, ...] = ()
+    dose_key: str | None = None
+    time_key: str | None = None
+    library_size_key: str | None = None
+    delimiter: str = "+"
+    split_key: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Setup:
+        """Inverse of `to_dict`; unknown names are refused."""
+        known = {field.name for field in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise DataError(f"unknown setup option {name!r}: {near(name, known)}")
+        return cls(**{**values, **{key: _names(values.get(key, ())) for key in ("covariate_keys", "match_keys")}})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @property
+    def obs_keys(self) -> dict[str, str]:
+        """Every obs column that the declaration names: column -> the option that named it."""
+        single = {
+            "perturbation_key": self.perturbation_key,
+            "dose_key": self.dose_key,
+            "time_key": self.time_key,
+            "library_size_key": self.library_size_key,
+            "split_key": self.split_key,
+        }
+        columns = {column: option for option, column in single.items() if column is not None}
+        return columns | {key: "covariate_keys" for key in self.covariate_keys} | {key: "match_keys" for key in self.match_keys}
+
+
+def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def declare(adata: AnnData, setup: Setup) -> None:
+    """Verify `adata` against `setup` and write the declaration to ``adata.uns``; raises before anything is written."""
+    raise_problems(problems(adata, setup), "this AnnData cannot be used as declared")
+    adata.uns[UNS_KEY] = setup.to_dict()
+
+
+def setup_of(adata: AnnData) -> Setup:
+    """The declaration stored by `setup_anndata`."""
+    if UNS_KEY not in adata.uns:
+        raise DataError("this AnnData was not declared: call CounterFlow.setup_anndata(adata, perturbation_key=..., control=...) first")
+    stored = adata.uns[UNS_KEY]
+    return Setup.from_dict({name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in stored.items()})
+
+
+def raise_problems(found: Sequence[str], title: str) -> None:
+    """One DataError for all problems found, or nothing."""
+    if len(found) == 1:
+        raise DataError(found[0])
+    if found:
+        raise DataError(f"{title}, {len(found)} problems:\n" + "\n".join(f"  {i}. {text}" for i, text in enumerate(found, 1)))
+
+
+def problems(adata: AnnData, setup: Setup) -> list[str]:
+    """Everything that stops this AnnData from being used as declared (empty list: nothing)."""
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        return [f"the AnnData has {adata.n_obs} cells and {adata.n_vars} genes: nothing to learn from"]
+    return [*_option_problems(setup), *_name_problems(adata), *_obs_problems(adata, setup), *layer_problems(adata, setup)]
+
+
+def _option_problems(setup: Setup) -> list[str]:
+    found = []
+    if setup.matrix_state not in MATRIX_STATES:
+        found.append(f"matrix_state={setup.matrix_state!r} is unknown: {near(setup.matrix_state, MATRIX_STATES)}")
+    if not setup.delimiter:
+        found.append("delimiter is empty: give the character that joins combinations, e.g. '+'")
+    return found
+
+
+def _name_problems(adata: AnnData) -> list[str]:
+    names = adata.var_names
+    if names.is_unique:
+        return []
+    doubled = names[names.duplicated()].unique()
+    listed = ", ".join(map(repr, doubled[:3]))
+    return [f"{len(doubled)} duplicate gene names in var_names ({listed}): make them unique, e.g. adata.var_names_make_unique()"]
+
+
+def _obs_problems(adata: AnnData, setup: Setup) -> list[str]:
+    found = []
+    for key, option in setup.obs_keys.items():
+        if key not in adata.obs:
+            found.append(f"{option}={key!r} is not a column of adata.obs: {near(key, adata.obs.columns)}")
+        elif (missing := int(adata.obs[key].isna().sum())) > 0:
+            first = ", ".join(map(repr, adata.obs_names[adata.obs[key].isna()][:3]))
+            found.append(f"{missing} cells have no value in adata.obs[{key!r}] (first: {first}): fill it in or drop these cells")
+    if found:
+        return found
+    return [*_control_problems(adata, setup), *_numeric_problems(adata, setup), *_split_problems(adata, setup)]
+
+
+def _control_problems(adata: AnnData, setup: Setup) -> list[str]:
+    labels = adata.obs[setup.perturbation_key].astype(str)
+    control = is_control_mask(labels, setup)
+    if not control.any():
+        counts = labels.value_counts()
+        listed = ", ".join(f"{name!r} ({count})" for name, count in counts.iloc[:5].items())
+        hint = near(setup.control, counts.index)
+        return [f"no cell of adata.obs[{setup.perturbation_key!r}] is the control {setup.control!r}: {hint} The labels are {listed}"]
+    if control.all():
+        return [f"every cell of adata.obs[{setup.perturbation_key!r}] is the control {setup.control!r}: there is no perturbation to learn"]
+    if setup.match_keys:
+        context = adata.obs[list(setup.match_keys)].astype(str).agg(" / ".join, axis=1)
+        bare = sorted(set(context[~control]) - set(context[control]))
+        if bare:
+            listed = ", ".join(map(repr, bare[:3]))
+            return [f"{len(bare)} levels of match_keys={list(setup.match_keys)} have no control cell ({listed}): drop a key or these cells"]
+    return []
+
+
+def _numeric_problems(adata: AnnData, setup: Setup) -> list[str]:
+    found = []
+    for option, key in (("time_key", setup.time_key), ("library_size_key", setup.library_size_key)):
+        if key is None:
+            continue
+        values = pd.to_numeric(adata.obs[key].astype(str), errors="coerce").to_numpy()
+        bad = ~np.isfinite(values) | (values < 0)
+        if bad.any():
+            example = adata.obs[key].to_numpy()[bad][0]
+            found.append(f"{option}={key!r} must hold numbers >= 0: {int(bad.sum())} cells do not (first: {example!r})")
+    if setup.dose_key is not None:
+        labels, doses = adata.obs[setup.perturbation_key].astype(str), adata.obs[setup.dose_key].astype(str)
+        for label, dose in sorted(set(zip(labels, doses, strict=True))):
+            try:
+                parse_doses(dose, len(parts(label, setup.delimiter, setup.control)), setup)
+            except DataError as error:
+                found.append(f"perturbation {label!r}: {error}")
+                break
+    return found
+
+
+def _split_problems(adata: AnnData, setup: Setup) -> list[str]:
+    if setup.split_key is None:
+        return []
+    levels = adata.obs[setup.split_key].astype(str)
+    odd = sorted(set(levels) - set(SPLIT_LEVELS))
+    if odd:
+        return [f"split_key={setup.split_key!r} may hold 'train', 'val' and 'test' only, found {odd[0]!r}"]
+    train, control = levels == "train", is_control_mask(adata.obs[setup.perturbation_key].astype(str), setup)
+    if not (train & control).any() or not (train & ~control).any():
+        return [f"split_key={setup.split_key!r} leaves no {'control' if not (train & control).any() else 'perturbed'} cell in 'train'"]
+    return []
+
+
+def layer_problems(adata: AnnData, setup: Setup) -> list[str]:
+    """What is wrong with the matrix, and with library sizes that contradict it."""
+    if setup.layer is not None and setup.layer not in adata.layers:
+        return [f"layer={setup.layer!r} is not in adata.layers: {near(setup.layer, adata.layers)}"]
+    found = matrix_problems(adata, setup.layer, setup.matrix_state)
+    if found or setup.library_size_key is None or setup.library_size_key not in adata.obs or setup.matrix_state != "counts":
+        return found
+    library = pd.to_numeric(adata.obs[setup.library_size_key].astype(str), errors="coerce").to_numpy()
+    short = library + 0.5 < np.asarray(as_csr(adata, setup.layer).sum(1)).ravel()
+    if short.any():
+        found.append(
+            f"library_size_key={setup.library_size_key!r} is smaller than the sum over the genes of the file in {int(short.sum())} cells: "
+            "it must count all genes of the cell"
+        )
+    return found
+
+
+def is_control_mask(labels: pd.Series, setup: Setup) -> np.ndarray:
+    """True where a label has no perturbation left once the control's name is taken out."""
+    empty = {label: not parts(label, setup.delimiter, setup.control) for label in labels.unique()}
+    return labels.map(empty).to_numpy(dtype=bool)
+
+
+def parse_doses(value: object, n_parts: int, setup: Setup) -> tuple[float, ...]:
+    """Doses of the parts: one number for all of them, or one per part joined by the delimiter (in the order of the label)."""
+    if n_parts == 0:
+        return ()
+    words = str(value).split(setup.delimiter) if setup.delimiter in str(value) and not _is_number(value) else [str(value)]
+    try:
+        numbers = tuple(float(word) for word in words)
+    except ValueError:
+        raise DataError(f"dose {value!r} is not a number, nor numbers joined by {setup.delimiter!r}") from None
+    if any(not np.isfinite(number) or number < 0 for number in numbers):
+        raise DataError(f"dose {value!r} must be finite and >= 0")
+    if len(numbers) == 1:
+        return numbers * n_parts
+    if len(numbers) != n_parts:
+        raise DataError(f"dose {value!r} has {len(numbers)} numbers for {n_parts} perturbations")
+    return numbers
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True

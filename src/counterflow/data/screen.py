@@ -1,0 +1,201 @@
+"""A declared AnnData as arrays: counts, library sizes, and one integer per cell for its condition and its context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from counterflow.data.labels import parts
+from counterflow.data.matrix import as_csr, counts_from_log1p
+from counterflow.data.schema import Setup, is_control_mask, layer_problems, parse_doses, problems, raise_problems
+from counterflow.errors import ConfigError, DataError, near
+from counterflow.types import ConditionSpec
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Cells of one AnnData: everything the rest of the house needs from it. n cells, G genes, M covariates."""
+
+    counts: sparse.csr_matrix  # n x G, integers as float32
+    library: np.ndarray  # n, counts per cell over all genes of the cell
+    genes: tuple[str, ...]
+    cells: tuple[str, ...]
+    conditions: tuple[ConditionSpec, ...]  # the distinct ones; position 0 is always the control
+    condition: np.ndarray  # n, position in `conditions`
+    contexts: tuple[tuple[str, ...], ...]  # the distinct levels of `match_keys`
+    context: np.ndarray  # n, position in `contexts`
+    covariates: pd.DataFrame  # n x M, strings
+    split: np.ndarray  # n, "train" | "val" | "test"
+
+    @property
+    def is_control(self) -> np.ndarray:
+        """True for control cells."""
+        return self.condition == 0
+
+    def rows(self, mask: np.ndarray) -> Screen:
+        """The same screen with fewer cells; condition and context codes keep their meaning."""
+        index = np.flatnonzero(mask)
+        return Screen(
+            self.counts[index],
+            self.library[index],
+            self.genes,
+            tuple(self.cells[i] for i in index),
+            self.conditions,
+            self.condition[index],
+            self.contexts,
+            self.context[index],
+            self.covariates.iloc[index],
+            self.split[index],
+        )
+
+
+def read_screen(adata: AnnData, setup: Setup, genes: Sequence[str] | None = None) -> Screen:
+    """Verify `adata` against `setup` and read it; `genes` selects and orders the columns by name."""
+    raise_problems(problems(adata, setup), "this AnnData cannot be used as declared")
+    counts, library = read_counts(adata, setup)
+    specs = read_specs(adata.obs, setup)
+    distinct = sorted(set(specs) - {ConditionSpec()}, key=lambda spec: (len(spec.parts), spec))
+    conditions = (ConditionSpec(), *distinct)
+    code = {spec: i for i, spec in enumerate(conditions)}
+    context, contexts = read_contexts(adata.obs, setup)
+    split = np.full(adata.n_obs, "train") if setup.split_key is None else adata.obs[setup.split_key].astype(str).to_numpy()
+    if genes is not None:
+        counts = counts[:, gene_positions(adata.var_names, genes)]
+    return Screen(
+        counts=counts,
+        library=library,
+        genes=tuple(adata.var_names) if genes is None else tuple(genes),
+        cells=tuple(adata.obs_names),
+        conditions=conditions,
+        condition=np.array([code[spec] for spec in specs]),
+        contexts=contexts,
+        context=context,
+        covariates=adata.obs[list(setup.covariate_keys)].astype(str),
+        split=np.asarray(split, dtype=str),
+    )
+
+
+def read_cells(adata: AnnData, setup: Setup, genes: Sequence[str], *, controls_only: bool = True) -> tuple[Screen, np.ndarray]:
+    """Cells to start from, and their positions in `adata`: nothing need have been done to them (the perturbation column may be absent)."""
+    if adata.n_obs == 0:
+        raise DataError("no cells were given: predictions start from control cells")
+    keys = [*setup.covariate_keys, *setup.match_keys, *filter(None, [setup.library_size_key])]
+    missing = [key for key in dict.fromkeys(keys) if key not in adata.obs]
+    found = [f"adata.obs has no column {key!r} (declared in setup_anndata): {near(key, adata.obs.columns)}" for key in missing]
+    columns = gene_positions(adata.var_names, genes)
+    raise_problems([*found, *layer_problems(adata, replace(setup, library_size_key=None))], "these cells cannot be used")
+    positions = np.arange(adata.n_obs)
+    if controls_only and setup.perturbation_key in adata.obs:
+        positions = np.flatnonzero(is_control_mask(adata.obs[setup.perturbation_key].astype(str), setup))
+        if not len(positions):
+            raise DataError(f"none of these cells is a control ({setup.perturbation_key} = {setup.control!r}): predictions start from control cells")
+        adata = adata[positions]
+    counts, library = read_counts(adata, setup)
+    context, contexts = read_contexts(adata.obs, setup)
+    n = adata.n_obs
+    screen = Screen(
+        counts[:, columns], library, tuple(genes), tuple(adata.obs_names), (ConditionSpec(),), np.zeros(n, dtype=np.int64), contexts, context,
+        adata.obs[list(setup.covariate_keys)].astype(str), np.full(n, "train"),
+    )  # fmt: skip
+    return screen, positions
+
+
+def read_counts(adata: AnnData, setup: Setup) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Integer counts (n x G) and library sizes (n)."""
+    counts = as_csr(adata, setup.layer)
+    library = None
+    if setup.library_size_key is not None:
+        library = pd.to_numeric(adata.obs[setup.library_size_key].astype(str)).to_numpy(dtype=np.float32)
+    if setup.matrix_state == "log1p":
+        counts = counts_from_log1p(counts, library)
+    if library is None:
+        library = np.asarray(counts.sum(1), dtype=np.float32).ravel()
+    return counts, library
+
+
+def read_specs(obs: pd.DataFrame, setup: Setup) -> list[ConditionSpec]:
+    """The condition of every row; controls are the empty set at dose 0 and time 0."""
+    columns = [obs[setup.perturbation_key].astype(str)]
+    columns += [obs[key].astype(str) for key in (setup.dose_key, setup.time_key) if key is not None]
+    rows = list(zip(*columns, strict=True))
+    known = {row: _spec(row, setup) for row in set(rows)}
+    return [known[row] for row in rows]
+
+
+def _spec(row: tuple[str, ...], setup: Setup) -> ConditionSpec:
+    label, *rest = row
+    names = parts(label, setup.delimiter, setup.control)
+    if not names:
+        return ConditionSpec()
+    doses = (1.0,) * len(names)
+    if setup.dose_key is not None:
+        # doses are written in the order of the label, parts come sorted: sort both together
+        written = [word for word in (w.strip() for w in label.split(setup.delimiter)) if word and word != setup.control]
+        doses = tuple(dose for _, dose in sorted(zip(written, parse_doses(rest.pop(0), len(names), setup), strict=True)))
+    time = float(rest[0]) if setup.time_key is not None else 0.0
+    return ConditionSpec(names, doses, time)
+
+
+def read_contexts(obs: pd.DataFrame, setup: Setup) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
+    """Which controls belong with which cells: one code per distinct level of `match_keys`."""
+    if not setup.match_keys:
+        return np.zeros(len(obs), dtype=np.int64), ((),)
+    rows = list(obs[list(setup.match_keys)].astype(str).itertuples(index=False, name=None))
+    contexts = tuple(sorted(set(rows)))
+    code = {level: i for i, level in enumerate(contexts)}
+    return np.array([code[row] for row in rows], dtype=np.int64), contexts
+
+
+def gene_positions(have: Iterable[str], want: Sequence[str]) -> np.ndarray:
+    """Columns of `want` in `have`, by name; a missing gene is an error."""
+    position = {name: i for i, name in enumerate(have)}
+    missing = [name for name in want if name not in position]
+    if missing:
+        kind = ""
+        if any(name.startswith("ENS") for name in position) != any(name.startswith("ENS") for name in want):
+            kind = " (one side has Ensembl ids, the other gene symbols)"
+        listed = ", ".join(map(repr, missing[:3]))
+        raise DataError(f"{len(missing)} of the model's {len(want)} genes are not in var_names ({listed}){kind}: give cells with the genes of the model")
+    return np.array([position[name] for name in want])
+
+
+def condition_label(spec: ConditionSpec, setup: Setup) -> str:
+    """The name of a condition as the user would write it in the perturbation column."""
+    return setup.delimiter.join(spec.parts) if spec.parts else setup.control
+
+
+def describe(spec: ConditionSpec, setup: Setup) -> str:
+    """The name of a condition with its dose and time, unique within a screen."""
+    text = condition_label(spec, setup)
+    if setup.dose_key is not None and spec.parts:
+        text += " dose " + setup.delimiter.join(f"{dose:g}" for dose in spec.doses)
+    return text + (f" time {spec.time:g}" if setup.time_key is not None and spec.parts else "")
+
+
+def requested(conditions: str | Sequence[str] | pd.DataFrame, setup: Setup) -> pd.DataFrame:
+    """What the user asks for, as a table with the setup's columns: a name, names, or a DataFrame with the setup keys as columns."""
+    if isinstance(conditions, pd.DataFrame):
+        table = conditions.reset_index(drop=True)
+    else:
+        names = [conditions] if isinstance(conditions, str) else list(conditions)
+        table = pd.DataFrame({setup.perturbation_key: [str(name) for name in names]})
+    if not len(table):
+        raise ConfigError("conditions is empty: name at least one, e.g. conditions='KLF1+MAP2K6'")
+    needed = [key for key in (setup.perturbation_key, setup.dose_key, setup.time_key) if key is not None]
+    allowed = [*needed, *setup.covariate_keys, *setup.match_keys]
+    for column in table.columns:
+        if column not in allowed:
+            raise ConfigError(f"conditions has a column {column!r} that setup_anndata did not name: {near(column, allowed)}")
+    for key in needed:
+        if key not in table:
+            listed = ", ".join(map(repr, needed))
+            raise ConfigError(f"this model also needs {key!r} for every condition: give conditions as a DataFrame with the columns {listed}")
+    return table

@@ -1,0 +1,119 @@
+"""From a screen to training batches: fit the space, measure the additive rule, lay out the groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from counterflow.conditions.vocabulary import Vocabulary
+from counterflow.data.datamodule import Cells, Conditions, StepDataset
+from counterflow.data.effects import AdditiveRule, mean_effects
+from counterflow.data.sampler import Sampler, build_groups
+from counterflow.data.schema import Setup
+from counterflow.data.screen import Screen
+from counterflow.spaces.base import StateSpace
+from counterflow.types import ConditionIds, ConditionSpec
+
+_LOOK_UP_BYTES = 2 * 2**30  # larger states are encoded batch by batch
+
+
+def vocabulary_of(screen: Screen, setup: Setup, featured: tuple[str, ...]) -> Vocabulary:
+    """Names met in training; `featured` entities that were not are known by their features."""
+    used = [screen.conditions[code] for code in np.unique(screen.condition)]
+    seen = sorted({part for spec in used for part in spec.parts})
+    perturbed = ~screen.is_control
+    covariates = {key: tuple(sorted(screen.covariates[key].unique())) for key in setup.covariate_keys}
+    met = {key: frozenset(screen.covariates[key][perturbed]) for key in setup.covariate_keys}
+    extra = sorted(set(featured) - set(seen)) if len(set(featured) & set(seen)) >= _ENOUGH_FEATURED else []
+    return Vocabulary(
+        entities=(*seen, *extra),
+        seen=frozenset(seen),
+        covariates=covariates,
+        perturbed_levels=met,
+        perturbed_contexts=frozenset(screen.contexts[c] for c in np.unique(screen.context[perturbed])),
+        conditions=frozenset(used),
+    )
+
+
+_ENOUGH_FEATURED = 3  # with fewer measured entities that have features, nothing was learnt about what features mean
+
+
+def states_of(screen: Screen, space: StateSpace) -> Callable[[np.ndarray], Tensor]:
+    """Rows -> states: a look-up when they fit in memory, else encoded on demand."""
+    if 4 * len(screen.cells) * int(np.prod(space.state_shape)) <= _LOOK_UP_BYTES:
+        states = space.encode(screen.counts, screen.library)
+        return lambda rows: states[torch.from_numpy(rows)]
+    return lambda rows: space.encode(screen.counts[rows], screen.library[rows])
+
+
+def fit_rule(screen: Screen, states: Callable[[np.ndarray], Tensor]) -> AdditiveRule:
+    """The additive rule in state space, from training cells."""
+    return AdditiveRule.fit(mean_effects(lambda rows: states(rows).numpy(), screen.conditions, screen.condition, screen.context))
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Control cells as targets of "nothing happened yet": each perturbation at dose 0 and at time 0."""
+
+    specs: tuple[ConditionSpec, ...]
+
+    @classmethod
+    def of(cls, screen: Screen, setup: Setup) -> Anchors:
+        """Every single perturbation of the screen at dose 0 (if it has doses) and at time 0 (if it has times)."""
+        singles = [spec for spec in screen.conditions if len(spec.parts) == 1]
+        at_zero = {ConditionSpec(spec.parts, (0.0,), spec.time) for spec in singles} if setup.dose_key else set()
+        at_zero |= {ConditionSpec(spec.parts, spec.doses, 0.0) for spec in singles} if setup.time_key else set()
+        return cls(tuple(sorted(at_zero - set(singles))))
+
+
+def training_steps(
+    screen: Screen,
+    states: Callable[[np.ndarray], Tensor],
+    vocabulary: Vocabulary,
+    shift: Callable[[ConditionSpec], np.ndarray] | None,
+    anchors: Anchors,
+    *,
+    n_sets: int,
+    set_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+) -> StepDataset:
+    """The batches of a fit. `shift` is taken off every target: what a rule explains, the flow need not learn."""
+    control = np.flatnonzero(screen.is_control)
+    first = len(screen.conditions)
+    condition = np.concatenate([screen.condition, *(np.full(len(control), first + i) for i in range(len(anchors.specs)))])
+    rows = np.concatenate([np.arange(len(screen.cells)), *([control] * len(anchors.specs))])
+    groups = build_groups(condition, screen.context[rows], condition == 0, rows)
+    specs = (*screen.conditions, *anchors.specs)
+    levels = {key: list(screen.covariates[key]) for key in vocabulary.covariates}
+    covariates = vocabulary.ids([ConditionSpec()] * len(screen.cells), levels).covariates
+    cells = Cells(states, torch.from_numpy(screen.library), covariates)
+    ids = vocabulary.ids(specs, {key: [""] * len(specs) for key in vocabulary.covariates})
+    if shift is None:
+        table = torch.zeros(len(specs), *states(np.arange(1)).shape[1:])
+    else:
+        table = torch.from_numpy(np.array([shift(spec) for spec in specs], dtype=np.float32))
+    return StepDataset(Sampler(groups, n_sets=n_sets, set_size=set_size, seed=seed), cells, Conditions(_plain(ids), table), start=start, stop=stop)
+
+
+def _plain(ids: ConditionIds) -> ConditionIds:
+    return ids._replace(covariates=ids.covariates[:, :0])
+
+
+def feature_order(states: Tensor) -> Tensor:
+    """An order of the state features in which correlated ones are neighbours: leaves of a clustering of control cells."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    values = states.double().numpy()
+    spread = values.std(0)
+    scaled = (values - values.mean(0)) / np.where(spread > 1e-8, spread, 1)
+    distance = 1 - np.abs(scaled.T @ scaled) / len(scaled)
+    np.fill_diagonal(distance, 0)
+    tree = linkage(squareform(np.clip(distance, 0, None), checks=False), method="average", optimal_ordering=len(distance) <= 500)
+    return torch.from_numpy(leaves_list(tree).astype(np.int64))

@@ -1,0 +1,549 @@
+"""`CounterFlow`: the face users see. Names and argument order are scvi-tools' wherever it has one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from counterflow import backbones, spaces
+from counterflow.conditions.encoder import ConditionEncoder
+from counterflow.conditions.features import feature_table
+from counterflow.conditions.vocabulary import Vocabulary
+from counterflow.data.effects import AdditiveRule
+from counterflow.data.schema import Setup, declare, setup_of
+from counterflow.data.genes import select_genes
+from counterflow.data.screen import Screen, describe, read_cells, read_screen, read_specs, requested
+from counterflow.errors import CheckpointError, ConfigError, DataError, near
+from counterflow.fitting import Anchors, feature_order, fit_rule, states_of, training_steps, vocabulary_of
+from counterflow.flow.path import Prediction
+from counterflow.module import FlowModule, Source
+from counterflow.prediction import Sampling, counterfactual, describe_rows, new_cells, to_anndata
+from counterflow.reference import Reference
+from counterflow.spaces.base import StateSpace, log_normalise
+from counterflow.types import ConditionIds, ConditionSpec
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class CounterFlow:
+    """Counterfactual cells of a perturbation screen, by a conditional rectified flow.
+
+    Parameters
+    ----------
+    adata
+        An AnnData declared with `setup_anndata`.
+    backbone
+        ``mlp``, ``dit``, ``set``, ``ssm``; or ``"package.module:Name"``, a class, or a ready `nn.Module`.
+    space
+        ``pca``, ``latent`` (an scVI autoencoder, or a trained `scvi.model.SCVI`), or ``raw``.
+    source, coupling
+        What flows, and how it is paired. Default: ``control`` with ``ot`` in pca and latent, ``noise`` with ``independent`` in raw.
+    prediction
+        The network's output: velocity ``v`` or data end ``x``. Default: ``x`` in raw with noise, else ``v``.
+    conditioning
+        How the network listens: ``adaln``, ``cross`` or (token backbones) ``in_context``.
+    perturbation_features
+        ``coexpression``, ``learned``, or a DataFrame indexed by perturbation name.
+    anchor
+        ``additive``: the flow starts from the additive rule and learns what it misses. ``None``: the flow learns the whole effect.
+    n_top_genes
+        Model this many highly variable genes (and the perturbed ones); ``None`` models all genes of the file.
+    keep_controls
+        Control cells per context that are stored inside the model for `generate`; 0 stores none.
+    seed
+        Seed of everything random in the fit.
+
+    Examples
+    --------
+    >>> cf.CounterFlow.setup_anndata(adata, perturbation_key="perturbation", control="control")  # doctest: +SKIP
+    >>> model = cf.CounterFlow(adata)  # doctest: +SKIP
+    >>> model.train()  # doctest: +SKIP
+    >>> cells = model.predict(conditions="KLF1+MAP2K6")  # doctest: +SKIP
+
+    Notes
+    -----
+    A screen identifies what happens to *populations*. Which perturbed cell a given control cell would have become is the
+    assumption of the coupling, not a measurement.
+    """
+
+    def __init__(
+        self,
+        adata: AnnData | None,
+        *,
+        backbone: str | type | nn.Module = "mlp",
+        space: str | Any = "pca",
+        source: Source | None = None,
+        coupling: str | None = None,
+        prediction: Prediction | None = None,
+        conditioning: Literal["adaln", "cross", "in_context"] = "adaln",
+        perturbation_features: str | pd.DataFrame = "coexpression",
+        anchor: Literal["additive"] | None = "additive",
+        time: Literal["uniform", "logit_normal", "mode"] | None = None,
+        condition_dropout: float = 0.1,
+        n_top_genes: int | None = None,
+        keep_controls: int = 256,
+        seed: int = 0,
+        backbone_kwargs: dict[str, Any] | None = None,
+        space_kwargs: dict[str, Any] | None = None,
+        encoder_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if anchor not in ("additive", None):
+            raise ConfigError(f"anchor={anchor!r} is unknown: use 'additive' or None")
+        noise_default = space == "raw"
+        source = source or ("noise" if noise_default else "control")
+        self.config: dict[str, Any] = {
+            "backbone": backbone,
+            "space": space if isinstance(space, str) else "latent",
+            "source": source,
+            "coupling": coupling or ("ot" if source == "control" else "independent"),
+            "prediction": prediction or ("x" if source == "noise" and noise_default else "v"),
+            "conditioning": conditioning,
+            "anchor": anchor,
+            "time": time or ("uniform" if source == "control" else "logit_normal"),
+            "condition_dropout": condition_dropout,
+            "n_top_genes": n_top_genes,
+            "keep_controls": keep_controls,
+            "seed": seed,
+            "backbone_kwargs": dict(backbone_kwargs or {}),
+            "space_kwargs": dict(space_kwargs or {}),
+            "encoder_kwargs": dict(encoder_kwargs or {}),
+        }
+        self.history: list[dict[str, float]] = []
+        self.is_trained = False
+        self.rule: AdditiveRule | None = None
+        self.adata = adata
+        if adata is not None:
+            self._read(adata, perturbation_features, space)
+
+    def _read(self, adata: AnnData, perturbation_features: str | pd.DataFrame, space: Any) -> None:
+        self.setup = setup_of(adata)
+        screen = read_screen(adata, self.setup)
+        train = screen.rows(screen.split == "train")
+        self.genes = select_genes(train, self.config["n_top_genes"])
+        if self.genes != screen.genes:
+            screen = read_screen(adata, self.setup, self.genes)
+            train = screen.rows(screen.split == "train")
+        self._screen, self._train_cells = screen, train
+        controls = train.rows(train.is_control)
+        table = feature_table(perturbation_features, log_normalise(controls.counts, controls.library), self.genes, seed=self.config["seed"])
+        self.vocabulary = vocabulary_of(train, self.setup, tuple(table.index))
+        self.features = table.reindex(self.vocabulary.entities).to_numpy(dtype=np.float32).reshape(len(self.vocabulary.entities), -1)
+        kwargs = self.config["space_kwargs"]
+        if self.config["space"] == "pca":
+            kwargs.setdefault("n_components", max(1, min(50, len(train.cells) - 1, len(self.genes) - 1)))
+        if isinstance(space, str):
+            self.space: StateSpace = spaces.build(space, len(self.genes), **kwargs)
+        else:
+            from counterflow.spaces.latent import LatentSpace
+
+            self.space = LatentSpace.from_trained(space, self.genes)
+            kwargs.update(self.space.size)
+        self.module = self.build_module(None)  # wrong options are refused here, before anything is trained
+        self.reference = Reference.keep(train, adata.obs[screen.split == "train"], self.setup, self.config["keep_controls"], self.config["seed"])
+        self.trained_on = {"cells": len(train.cells), "control_cells": int(train.is_control.sum()), "held_out_cells": int((screen.split == "test").sum())}
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        perturbation_key: str,
+        control: str,
+        layer: str | None = None,
+        matrix_state: Literal["counts", "log1p"] = "counts",
+        covariate_keys: Sequence[str] = (),
+        match_keys: Sequence[str] = (),
+        dose_key: str | None = None,
+        time_key: str | None = None,
+        library_size_key: str | None = None,
+        delimiter: str = "+",
+        split_key: str | None = None,
+    ) -> None:
+        """Declare what the columns and the matrix of `adata` are; verified now, stored in ``adata.uns["_counterflow"]``.
+
+        Parameters
+        ----------
+        adata
+            Cells x genes.
+        perturbation_key, control
+            Column that says what was done to each cell, and its label for control cells.
+        layer, matrix_state
+            Where the expression is (``None``: X) and what it is: raw ``counts`` or ``log1p`` of normalised counts.
+        covariate_keys
+            Categorical columns that the network reads (cell type, donor, batch, ...).
+        match_keys
+            Categorical columns that say which controls belong with which perturbed cells; they pair and nothing else.
+        dose_key, time_key
+            Columns with dose (a number, or numbers joined by `delimiter` for combinations) and time after the perturbation.
+        library_size_key
+            Column with the counts of the cell over *all* genes, where the file holds a subset of genes.
+        delimiter
+            Joins the parts of a combination.
+        split_key
+            Column with ``train``, ``val``, ``test``; everything is fitted on ``train`` only.
+
+        Raises
+        ------
+        DataError
+            Listing everything that is wrong, with the way to mend it.
+        """
+        setup = Setup.from_dict({name: value for name, value in locals().items() if name not in ("cls", "adata")})
+        declare(adata, setup)
+
+    # ------------------------------------------------------------------ training
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        max_steps: int | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-2,
+        accelerator: str = "auto",
+        devices: Any = "auto",
+        batch_size: int = 512,
+        precision: Any = "32-true",
+        early_stopping: bool = False,
+        resume_from: str | os.PathLike[str] | None = None,
+        *,
+        set_size: int = 64,
+        run_dir: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Fit the space, then the flow, on the training cells.
+
+        Parameters
+        ----------
+        max_epochs, max_steps
+            Length; an epoch is as many steps as it takes to see as many cells as there are. Default: 2,000 steps.
+        lr, weight_decay
+            Of AdamW, after a linear warm-up, decayed by a cosine.
+        batch_size, set_size
+            Target cells per step, in sets of `set_size` cells of one condition and context with as many matched controls.
+        early_stopping
+            Stop when the loss on the ``val`` cells of `split_key` no longer falls.
+        resume_from
+            ``checkpoints/last.ckpt`` of an interrupted run of the same model; nothing else is read from it than tensors.
+        run_dir
+            Where ``metrics.csv`` and ``checkpoints/`` are kept; nothing is written without it.
+        trainer_kwargs
+            For `lightning.Trainer`.
+        """
+        from counterflow import training
+
+        if self.adata is None:
+            raise ConfigError("this model was loaded without data: give adata to CounterFlow.load to train further")
+        seed, cells = self.config["seed"], self._train_cells
+        self.space.fit(cells.counts, cells.library, seed=seed)
+        states = states_of(cells, self.space)
+        self.rule = fit_rule(cells, states) if self.config["anchor"] else None
+        self.module = self.build_module(feature_order(states(np.flatnonzero(cells.is_control)[:2000])))
+        n_sets, set_size = max(1, batch_size // set_size), min(set_size, batch_size)
+        if max_steps is None:
+            max_steps = 2000 if max_epochs is None else max_epochs * max(1, -(-len(cells.cells) // (n_sets * set_size)))
+        plan: dict[str, Any] = {"n_sets": n_sets, "set_size": set_size, "seed": seed, "start": 0}
+        train = training_steps(cells, states, self.vocabulary, self.rule, Anchors.of(cells, self.setup), stop=max_steps, **plan)
+        self.history = training.fit(
+            self.module, train, self._validation(plan), lr=lr, weight_decay=weight_decay, seed=seed, early_stopping=early_stopping, run_dir=run_dir,
+            resume_from=resume_from, progress=progress, accelerator=accelerator, devices=devices, precision=precision, **trainer_kwargs,
+        )  # fmt: skip
+        self.module.cpu().eval()
+        self.is_trained = True
+
+    def _validation(self, plan: dict[str, Any]) -> Any:
+        screen = self._screen
+        chosen = (screen.split == "val") & ~screen.is_control
+        if not chosen.any():
+            return None
+        cells = screen.rows(chosen | ((screen.split == "train") & screen.is_control))
+        return training_steps(cells, states_of(cells, self.space), self.vocabulary, self.rule, Anchors(()), stop=8, **plan)
+
+    def build_module(self, order: Tensor | None) -> FlowModule:
+        """An untrained network for this model's vocabulary and space; `order` puts correlated state features side by side."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config["seed"])
+            trained = torch.tensor([name in self.vocabulary.seen for name in self.vocabulary.entities])
+            levels = tuple(len(levels) for levels in self.vocabulary.covariates.values())
+            encoder = ConditionEncoder(torch.from_numpy(self.features), trained, levels, **_accepted(ConditionEncoder, self.config["encoder_kwargs"]))
+            backbone = backbones.build(
+                self.config["backbone"], self.space.state_shape, encoder.width, conditioning=self.config["conditioning"], feature_order=order,
+                **self.config["backbone_kwargs"],
+            )  # fmt: skip
+            return FlowModule(
+                backbone, encoder, self.space.state_shape, source=self.config["source"], coupling=self.config["coupling"],
+                prediction=self.config["prediction"], time=self.config["time"], condition_dropout=self.config["condition_dropout"],
+            ).eval()  # fmt: skip
+
+    # ------------------------------------------------------------------ prediction
+
+    def predict(
+        self,
+        adata: AnnData | None = None,
+        conditions: str | Sequence[str] | pd.DataFrame | None = None,
+        *,
+        n_cells: int | None = None,
+        solver: str | None = None,
+        n_steps: int = 20,
+        guidance: float = 1.0,
+        guidance_kind: Literal["contrast", "classifier_free"] = "contrast",
+        guidance_interval: tuple[float, float] | None = None,
+        seed: int = 0,
+        on_unknown: Literal["error", "mean"] = "error",
+    ) -> AnnData:
+        """Control cells as they would look under other conditions.
+
+        Parameters
+        ----------
+        adata
+            Control cells to start from (perturbed cells in it are left out). ``None``: the controls the model was trained on.
+        conditions
+            A name, several names, or a DataFrame with the setup keys as columns (perturbation, dose, time; a covariate or match
+            column restricts the controls to that level). ``None``: every condition of the training data.
+        n_cells
+            Cells per condition: a random choice of the controls, repeated when there are fewer. ``None``: all controls.
+        solver, n_steps
+            ``euler``, ``midpoint``, ``heun``, ``rk4``, ``dopri5``. Default: euler for a control source, midpoint for noise.
+        guidance, guidance_kind, guidance_interval
+            1 is none; ``contrast`` scales the effect against the control. Calibrate on validation conditions, never on test.
+        seed
+            Of counting noise and source noise. A cell's draw depends on the seed and the cell alone.
+        on_unknown
+            A perturbation without identity and features: ``error``, or ``mean`` effect with the support label ``unknown``.
+
+        Returns
+        -------
+        AnnData
+            One row per condition and control cell. ``X``: log1p of counts per 10,000; ``layers["counts"]`` (integers) and
+            ``layers["mean"]`` (their expectation); ``obs``: that of the control with the new condition, ``source_cell`` and
+            ``support`` (``seen``, ``components-seen``, ``features-only``, ``unseen-context``); ``uns["counterflow"]``: how it was made.
+        """
+        self._check_trained()
+        how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed)
+        how.resolve(self.config["source"])
+        specs, table = self._specs(conditions, on_unknown)
+        cells, obs, var = self._controls(adata)
+        device = next(self.module.parameters()).device
+        blocks = []
+        for i, spec in enumerate(specs):
+            rows = self._matching(cells, obs, table, i)
+            if n_cells is not None:
+                draw = np.random.default_rng([seed, 1])
+                rows = np.sort(np.concatenate([draw.permutation(rows) for _ in range(-(-n_cells // len(rows)))])[:n_cells])
+            some = cells.rows(rows)
+            ids, factual = self._ids(spec, some), self._ids(ConditionSpec(), some)
+            counts, expected = counterfactual(self.module, self.space, some, ids, factual, self._shift(spec), how, device)
+            named = describe_rows(obs.iloc[rows], spec, self.setup, some.cells, self._support(spec, some))
+            blocks.append(to_anndata(counts, expected, some.library, named, var, self._made(how, specs)))
+        return _stack(blocks)
+
+    def generate(
+        self, conditions: str | Sequence[str] | pd.DataFrame, n_cells: int, *, covariates: dict[str, str] | None = None, seed: int = 0, n_steps: int = 20
+    ) -> AnnData:
+        """New cells under `conditions`, no controls given: counts are drawn anew, from the model's own reference controls or noise.
+
+        Parameters
+        ----------
+        conditions
+            As in `predict`.
+        n_cells
+            Cells per condition.
+        covariates
+            Restricts the reference controls to these levels, e.g. ``{"cell_type": "NK"}``.
+        seed
+            Of everything random.
+        """
+        self._check_trained()
+        how = Sampling(n_steps=n_steps, seed=seed)
+        specs, table = self._specs(conditions, "error")
+        cells, obs, var = self.reference.cells(self.setup, self.genes)
+        for key, level in (covariates or {}).items():
+            if key not in obs:
+                raise ConfigError(f"covariates has {key!r}, which setup_anndata did not name: {near(key, obs.columns)}")
+            table[key] = level
+        device = next(self.module.parameters()).device
+        blocks = []
+        for i, spec in enumerate(specs):
+            rows = self._matching(cells, obs, table, i)
+            draw = np.random.default_rng([seed, 2])
+            some = cells.rows(draw.choice(rows, n_cells))
+            library = self.reference.draw_libraries(some, seed)
+            counts, expected = new_cells(self.module, self.space, some, library, self._ids(spec, some), self._shift(spec), how, device)
+            named = describe_rows(obs.loc[list(some.cells)], spec, self.setup, [f"new{n}" for n in range(n_cells)], self._support(spec, some))
+            blocks.append(to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, self._made(how, specs)))
+        return _stack(blocks)
+
+    def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
+        """States of cells (n x S) in the space of the flow; ``None``: the training AnnData."""
+        self._check_trained()
+        if adata is None and self.adata is None:
+            raise ConfigError("this model was loaded without data: give adata")
+        if adata is None:
+            return self.space.encode(self._screen.counts, self._screen.library).numpy()
+        cells, _ = read_cells(adata, self.setup, self.genes, controls_only=False)
+        return self.space.encode(cells.counts, cells.library).numpy()
+
+    @torch.no_grad()
+    def get_perturbation_embedding(self) -> pd.DataFrame:
+        """One row per perturbation seen in training: its condition token (C numbers) at dose 1."""
+        self._check_trained()
+        names = sorted(self.vocabulary.seen)
+        specs = [ConditionSpec((name,), (1.0,), 0.0) for name in names]
+        ids = self.vocabulary.ids(specs, {key: [""] * len(specs) for key in self.vocabulary.covariates})
+        return pd.DataFrame(self.module.encoder(ids).tokens[:, 1].numpy(), index=pd.Index(names, name=self.setup.perturbation_key))
+
+    def _check_trained(self) -> None:
+        if not self.is_trained:
+            raise ConfigError("the model is not trained: call model.train() first")
+
+    def _specs(self, conditions: Any, on_unknown: str) -> tuple[list[ConditionSpec], pd.DataFrame]:
+        if on_unknown not in ("error", "mean"):
+            raise ConfigError(f"on_unknown={on_unknown!r} is unknown: use 'error' or 'mean'")
+        if conditions is None:
+            specs = sorted(spec for spec in self.vocabulary.conditions if spec.parts)
+            return specs, pd.DataFrame(index=range(len(specs)))
+        table = requested(conditions, self.setup)
+        specs = read_specs(table, self.setup)
+        missing = sorted({part for spec in specs for part in self.vocabulary.unknown(spec)})
+        if missing and on_unknown == "error":
+            hints = "; ".join(f"{name!r}: {near(name, sorted(self.vocabulary.seen))}" for name in missing[:3])
+            raise DataError(
+                f"{len(missing)} perturbations were neither seen in training nor have features ({hints}). Train with "
+                "perturbation_features=<DataFrame> that has a row for them, or accept the mean effect with on_unknown='mean'"
+            )
+        return specs, table.drop(columns=[k for k in (self.setup.perturbation_key, self.setup.dose_key, self.setup.time_key) if k in table])
+
+    def _controls(self, adata: AnnData | None) -> tuple[Screen, pd.DataFrame, pd.DataFrame]:
+        if adata is not None:
+            cells, positions = read_cells(adata, self.setup, self.genes)
+            return cells, adata.obs.iloc[positions], adata.var.loc[list(self.genes)]
+        if self.adata is None:
+            return self.reference.cells(self.setup, self.genes)
+        chosen = self._screen.is_control & (self._screen.split == "train")
+        return self._screen.rows(chosen), self.adata.obs[chosen], self.adata.var.loc[list(self.genes)]
+
+    def _matching(self, cells: Screen, obs: pd.DataFrame, table: pd.DataFrame, i: int) -> np.ndarray:
+        keep = np.ones(len(cells.cells), dtype=bool)
+        for key in table.columns:
+            keep &= (obs[key].astype(str) == str(table[key].iloc[i])).to_numpy()
+            if not keep.any():
+                raise DataError(f"no control cell has {key} = {table[key].iloc[i]!r}: {near(table[key].iloc[i], sorted(obs[key].astype(str).unique()))}")
+        return np.flatnonzero(keep)
+
+    def _ids(self, spec: ConditionSpec, cells: Screen) -> ConditionIds:
+        return self.vocabulary.ids([spec] * len(cells.cells), {key: list(cells.covariates[key]) for key in self.vocabulary.covariates})
+
+    def _shift(self, spec: ConditionSpec) -> np.ndarray:
+        return np.zeros(self.space.state_shape, dtype=np.float32) if self.rule is None else self.rule(spec).astype(np.float32)
+
+    def _support(self, spec: ConditionSpec, cells: Screen) -> list[str]:
+        label = self.vocabulary.support(spec)
+        met = [cells.contexts[c] in self.vocabulary.perturbed_contexts for c in cells.context]
+        for key, levels in self.vocabulary.perturbed_levels.items():
+            met = [ok and level in levels for ok, level in zip(met, cells.covariates[key], strict=True)]
+        return [label if ok else "unseen-context" for ok in met]
+
+    def _made(self, how: Sampling, specs: Sequence[ConditionSpec]) -> dict[str, Any]:
+        from counterflow import __version__
+
+        return {
+            "version": __version__,
+            "conditions": [describe(spec, self.setup) for spec in specs],
+            "control": self.setup.control,
+            "model": {key: str(self.config[key]) for key in ("backbone", "space", "source", "coupling", "conditioning", "seed")},
+            "sampling": how.describe(self.config["source"]),
+        }
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, dir_path: str | os.PathLike[str], prefix: str | None = None, overwrite: bool = False, save_anndata: bool = False) -> None:
+        """Write safetensors and JSON to the directory `dir_path` (or ``dir_path/prefix``); the data are not needed to load it."""
+        from counterflow import saving
+
+        self._check_trained()
+        path = Path(dir_path) / prefix if prefix else Path(dir_path)
+        saving.save(self, path, overwrite=overwrite)
+        if save_anndata:
+            if self.adata is None:
+                raise ConfigError("save_anndata=True, but this model was loaded without data")
+            self.adata.write_h5ad(path / "adata.h5ad")
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | os.PathLike[str],
+        adata: AnnData | None = None,
+        *,
+        prefix: str | None = None,
+        backbone: nn.Module | None = None,
+        trust_packages: Sequence[str] = (),
+    ) -> CounterFlow:
+        """Read a saved model or a run directory.
+
+        Parameters
+        ----------
+        dir_path, prefix
+            As given to `save`, or a run directory.
+        adata
+            Data to predict from by default; not needed.
+        backbone
+            The module to fill, for a model that was built around a ready `nn.Module`.
+        trust_packages
+            Packages whose import strings in the file may be used.
+
+        Raises
+        ------
+        CheckpointError
+            If anything is missing, damaged, or from a newer version.
+        """
+        from counterflow import saving
+
+        model = saving.load(cls, Path(dir_path) / prefix if prefix else Path(dir_path), backbone, trust_packages)
+        if adata is not None:
+            model.attach(adata)
+        return model
+
+    def attach(self, adata: AnnData) -> None:
+        """Give a loaded model data to predict from; declared as the training data were, if it is not yet."""
+        declare(adata, self.setup)
+        self._screen = read_screen(adata, self.setup, self.genes)
+        self._train_cells = self._screen.rows(self._screen.split == "train")
+        self.adata = adata
+
+    def __repr__(self) -> str:
+        c = self.config
+        state = "trained" if self.is_trained else "not trained"
+        return (
+            f"CounterFlow({c['backbone']} on {c['space']}, source={c['source']}, coupling={c['coupling']}, conditioning={c['conditioning']}; "
+            f"{len(self.genes)} genes, {len(self.vocabulary.seen)} perturbations; {state})"
+        )
+
+
+def _accepted(callee: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    import inspect
+
+    names = [name for name, p in inspect.signature(callee).parameters.items() if p.kind == p.KEYWORD_ONLY]
+    for name in kwargs:
+        if name not in names:
+            raise ConfigError(f"{callee.__name__} has no option {name!r}: {near(name, names)}")
+    return kwargs
+
+
+def _stack(blocks: list[AnnData]) -> AnnData:
+    import anndata
+
+    if len(blocks) == 1:
+        return blocks[0]
+    out = anndata.concat(blocks, merge="same", uns_merge="first")
+    out.var = blocks[0].var.copy()
+    return out
+
+
+__all__ = ["CheckpointError", "CounterFlow"]

@@ -1,0 +1,124 @@
+"""The network and its loss: condition encoder + backbone + coupling + time, around the flow of `flow/path.py`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from counterflow.conditions.encoder import ConditionEncoder
+from counterflow.errors import ConfigError, near
+from counterflow.flow.coupling import COUPLINGS, Coupling, couple, genot
+from counterflow.flow.guidance import bind, classifier_free, contrast
+from counterflow.flow.path import Prediction, flow_loss, interpolate
+from counterflow.flow.time import TIMES, TimeSampler
+from counterflow.flow.choose import choose
+from counterflow.types import Batch, Condition, ConditionIds, Velocity
+
+Source = Literal["control", "noise"]
+SOURCES = ("control", "noise")
+
+
+class FlowModule(nn.Module):
+    """A conditional rectified flow on states of any shape.
+
+    Parameters
+    ----------
+    backbone
+        Any network `velocity = backbone(x, t, condition)`.
+    encoder
+        Turns condition ids into what the backbone reads.
+    source
+        What flows: ``control`` cells of the same group, or ``noise`` N(0, I).
+    coupling
+        How source cells are paired with targets; ``genot`` (noise source) reads the paired control as a further condition.
+    prediction
+        What the network's output means: the velocity ``v`` or the data end ``x``.
+    time
+        Density of flow times in training.
+    condition_dropout
+        Probability that a cell's perturbation is replaced by the null, and that each of its covariates is.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        encoder: ConditionEncoder,
+        state_shape: tuple[int, ...],
+        *,
+        source: Source = "control",
+        coupling: str | Coupling = "ot",
+        prediction: Prediction = "v",
+        time: str | TimeSampler = "uniform",
+        condition_dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if source not in SOURCES:
+            raise ConfigError(f"source={source!r} is unknown: {near(source, SOURCES)}")
+        if source == "noise" and coupling == "ot":
+            raise ConfigError("coupling='ot' pairs control cells with perturbed ones: with source='noise' use 'independent' or 'genot'")
+        if source == "control" and coupling == "genot":
+            raise ConfigError("coupling='genot' starts from noise: use source='noise', or coupling='ot' with source='control'")
+        choose(coupling, COUPLINGS, "coupling")
+        self.backbone, self.encoder = backbone, encoder
+        self.source, self.coupling, self.prediction = source, coupling, prediction
+        self.time = choose(time, TIMES, "time")
+        self.condition_dropout = condition_dropout
+        n_features = int(torch.Size(state_shape).numel())
+        self.origin = nn.Linear(n_features, encoder.width) if coupling == "genot" else None  # reads the paired control cell
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Mean squared velocity error of one batch; all randomness comes from `generator`."""
+        x1, origin = batch.target, None
+        t = self.time(len(x1), generator, x1.device)
+        if self.source == "control":
+            assert batch.control is not None
+            x0 = couple(self.coupling, batch.control, x1, batch.group, generator)
+        elif self.origin is not None:
+            assert batch.control is not None
+            x0, origin = genot(batch.control, x1, batch.group, generator)
+        else:
+            x0 = torch.randn(x1.shape, generator=generator).to(x1)
+        x_t, velocity = interpolate(x0, x1, t)
+        condition = self._dropped_condition(batch.ids, generator)
+        output = self.backbone(x_t, t, self._with_origin(condition, origin))
+        return flow_loss(output, x_t, t, velocity, prediction=self.prediction).mean()
+
+    def _dropped_condition(self, ids: ConditionIds, generator: torch.Generator) -> Condition:
+        drop = (torch.rand(len(ids.time), generator=generator) < self.condition_dropout).to(ids.time.device)
+        keep = (torch.rand(ids.covariates.shape, generator=generator) >= self.condition_dropout).to(ids.covariates.device)
+        return self.encoder(ids._replace(covariates=ids.covariates * keep), drop, generator if self.training else None)
+
+    def _with_origin(self, condition: Condition, origin: Tensor | None) -> Condition:
+        if self.origin is None or origin is None:
+            return condition
+        start = self.origin(origin.flatten(1))
+        tokens = torch.cat([condition.tokens, start[:, None]], dim=1)
+        mask = torch.cat([condition.mask, condition.mask.new_ones(len(start), 1)], dim=1)
+        return Condition(condition.pooled + start, tokens, mask)
+
+    def velocity(
+        self,
+        ids: ConditionIds,
+        *,
+        origin: Tensor | None = None,
+        guidance: float = 1.0,
+        guidance_kind: Literal["contrast", "classifier_free"] = "contrast",
+        guidance_interval: tuple[float, float] | None = None,
+    ) -> Velocity:
+        """The velocity under `ids`, guided when `guidance` is not 1. `origin`: the control cells, read by ``genot`` only."""
+        plain = self._bound(self.encoder(ids), origin)
+        if guidance == 1.0:
+            return plain
+        if guidance_kind == "contrast":
+            nothing = torch.zeros_like(ids.perturbation)
+            control = ids._replace(perturbation=nothing, dose=torch.zeros_like(ids.dose), time=torch.zeros_like(ids.time))
+            return contrast(plain, self._bound(self.encoder(control), origin), guidance, guidance_interval)
+        if guidance_kind == "classifier_free":
+            everyone = torch.ones(len(ids.time), dtype=torch.bool, device=ids.time.device)
+            return classifier_free(plain, self._bound(self.encoder(ids, everyone), origin), guidance, guidance_interval)
+        raise ConfigError(f"guidance_kind={guidance_kind!r} is unknown: {near(guidance_kind, ('contrast', 'classifier_free'))}")
+
+    def _bound(self, condition: Condition, origin: Tensor | None) -> Velocity:
+        return bind(self.backbone, self._with_origin(condition, origin), self.prediction)

@@ -1,0 +1,169 @@
+"""The way back: control cells -> states -> moved by the flow -> expected counts -> counts -> AnnData."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from counterflow.data.schema import Setup
+from counterflow.data.screen import Screen, condition_label, describe
+from counterflow.errors import ConfigError, DataError
+from counterflow.flow.choose import choose
+from counterflow.flow.solvers import SOLVERS
+from counterflow.module import FlowModule
+from counterflow.spaces.base import StateSpace, log_normalise
+from counterflow.spaces.counts import cell_noise, cell_seeds, draw_nb, round_counts, transport, transport_mean
+from counterflow.types import ConditionIds, ConditionSpec, Solver
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+BLOCK = 256  # cells solved together, always as many (padded): no cell's bits depend on how many are asked for
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a prediction is made. ``None`` takes the default of the source: euler for control cells, midpoint for noise."""
+
+    solver: str | Solver | None = None
+    n_steps: int = 20
+    guidance: float = 1.0
+    guidance_kind: Literal["contrast", "classifier_free"] = "contrast"
+    guidance_interval: tuple[float, float] | None = None
+    seed: int = 0
+
+    def resolve(self, source: str) -> tuple[Solver, Tensor]:
+        """The solver and its time grid."""
+        if self.n_steps < 1:
+            raise ConfigError(f"n_steps={self.n_steps}: at least one step is needed")
+        name = self.solver or ("euler" if source == "control" else "midpoint")
+        return choose(name, SOLVERS, "solver"), torch.linspace(0, 1, self.n_steps + 1)
+
+    def describe(self, source: str) -> dict[str, Any]:
+        """JSON-able, for ``uns``."""
+        values = asdict(self)
+        values["solver"] = self.solver if isinstance(self.solver, str) else ("euler" if source == "control" else "midpoint")
+        values["guidance_interval"] = list(self.guidance_interval or (0.0, 1.0))
+        return values
+
+
+@torch.no_grad()
+def solve(
+    module: FlowModule, control: Tensor | None, noise: Tensor | None, ids: ConditionIds, factual: ConditionIds, shift: Tensor, how: Sampling
+) -> Tensor:
+    """States under `ids`. A control source starts at the control cells; a noise source inverts them under what they are, or starts at `noise`."""
+    solver, grid = how.resolve(module.source)
+    origin = control if module.origin is not None else None
+    guided = module.velocity(
+        ids, origin=origin, guidance=how.guidance, guidance_kind=how.guidance_kind, guidance_interval=how.guidance_interval
+    )
+    if module.source == "control":
+        assert control is not None
+        x0 = control
+    elif noise is not None:
+        x0 = noise
+    else:
+        assert control is not None
+        x0 = solver(module.velocity(factual), control, grid.flip(0))
+    return solver(guided, x0, grid) + shift
+
+
+def in_blocks(function: Callable[[np.ndarray], tuple[np.ndarray, ...]], n: int) -> tuple[np.ndarray, ...]:
+    """Call `function` on padded blocks of cell positions and join what it returns."""
+    parts = []
+    for start in range(0, n, BLOCK):
+        rows = np.arange(start, min(start + BLOCK, n))
+        padded = np.concatenate([rows, np.full(BLOCK - len(rows), rows[-1])])
+        parts.append(tuple(values[: len(rows)] for values in function(padded)))
+    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+
+
+def counterfactual(
+    module: FlowModule, space: StateSpace, cells: Screen, ids: ConditionIds, factual: ConditionIds, shift: np.ndarray, how: Sampling, device: torch.device
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Counts (n x G) and their expectation for given control cells; row i of `ids` belongs to cell i."""
+    seeds = cell_seeds(cells.cells)
+    exposure = space.exposure(cells.counts, cells.library)
+    dispersion = space.dispersion.cpu().numpy()
+
+    def block(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        counts = cells.counts[rows]
+        control = space.encode(counts, cells.library[rows])
+        noise = torch.from_numpy(cell_noise(how.seed, seeds[rows], control.shape[1])) if module.origin is not None else None
+        after = solve(
+            module, control.to(device), noise if noise is None else noise.to(device), _rows(ids, rows, device), _rows(factual, rows, device),
+            torch.from_numpy(shift).to(device), how,
+        ).cpu()  # fmt: skip
+        _check_finite(after)
+        expected = space.decode(after, exposure[rows])
+        if space.decoder == "round":
+            return round_counts(expected), expected
+        dense, before = counts.toarray(), space.decode(control, exposure[rows])
+        drawn = transport(dense, before, expected, dispersion, how.seed, seeds[rows])
+        return drawn, transport_mean(dense, before, expected)
+
+    drawn, expected = in_blocks(block, len(cells.cells))
+    return sparse.csr_matrix(drawn.astype(np.float32)), expected.astype(np.float32)
+
+
+def new_cells(
+    module: FlowModule, space: StateSpace, start: Screen, library: np.ndarray, ids: ConditionIds, shift: np.ndarray, how: Sampling,
+    device: torch.device,
+) -> tuple[sparse.csr_matrix, np.ndarray]:  # fmt: skip
+    """Counts and expectation of cells that are nobody's counterfactual: started at reference controls or at noise, counts drawn anew."""
+    seeds = cell_seeds(start.cells)
+    exposure = space.exposure(start.counts, start.library) * (library / np.maximum(start.library, 1.0))
+    dispersion = space.dispersion.cpu().numpy()
+
+    def block(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        control = space.encode(start.counts[rows], start.library[rows]).to(device)
+        noise = torch.from_numpy(cell_noise(how.seed, seeds[rows], control.shape[1])).to(device) if module.source == "noise" else None
+        some = _rows(ids, rows, device)
+        after = solve(module, control, noise, some, some, torch.from_numpy(shift).to(device), how).cpu()
+        _check_finite(after)
+        expected = space.decode(after, exposure[rows])
+        drawn = round_counts(expected) if space.decoder == "round" else draw_nb(expected, dispersion, how.seed, seeds[rows])
+        return drawn, expected
+
+    drawn, expected = in_blocks(block, len(start.cells))
+    return sparse.csr_matrix(drawn.astype(np.float32)), expected.astype(np.float32)
+
+
+def _rows(ids: ConditionIds, rows: np.ndarray, device: torch.device) -> ConditionIds:
+    index = torch.from_numpy(rows)
+    return ConditionIds(*(column[index].to(device) for column in ids))
+
+
+def _check_finite(state: Tensor) -> None:
+    if not torch.isfinite(state).all():
+        raise DataError("the flow left the finite numbers: lower guidance, or take more solver steps (n_steps)")
+
+
+def to_anndata(
+    counts: sparse.csr_matrix, expected: np.ndarray, library: np.ndarray, obs: pd.DataFrame, var: pd.DataFrame, uns: dict[str, Any]
+) -> AnnData:
+    """The answer: X = log1p of counts per 10,000, ``layers["counts"]``, ``layers["mean"]``."""
+    from anndata import AnnData
+
+    return AnnData(X=log_normalise(counts, library), obs=obs, var=var, layers={"counts": counts, "mean": expected}, uns={"counterflow": uns})
+
+
+def describe_rows(obs: pd.DataFrame, spec: ConditionSpec, setup: Setup, cells: Sequence[str], support: Sequence[str]) -> pd.DataFrame:
+    """What every predicted cell carries: the obs of its control, its condition, source cell and support label."""
+    out = obs.copy()
+    out[setup.perturbation_key] = condition_label(spec, setup)
+    if setup.dose_key is not None:
+        out[setup.dose_key] = setup.delimiter.join(f"{dose:g}" for dose in spec.doses) if len(set(spec.doses)) > 1 else (spec.doses or (0.0,))[0]
+    if setup.time_key is not None:
+        out[setup.time_key] = spec.time
+    name = describe(spec, setup)
+    out["condition"], out["source_cell"], out["support"] = name, list(cells), list(support)
+    out.index = pd.Index([f"{cell}|{name}" for cell in cells], dtype=str)
+    return out

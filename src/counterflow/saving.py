@@ -1,0 +1,105 @@
+"""A model as the plain parts that `checkpoint` writes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from counterflow import checkpoint, spaces
+from counterflow.conditions.vocabulary import Vocabulary
+from counterflow.data.effects import AdditiveRule
+from counterflow.data.schema import Setup
+from counterflow.data.screen import condition_label
+from counterflow.errors import CheckpointError, ConfigError
+from counterflow.reference import Reference
+
+if TYPE_CHECKING:
+    from counterflow.model import CounterFlow
+
+_READY_MODULE = "<nn.Module>"  # what the file says of a backbone that only the caller can rebuild
+
+
+def save(model: CounterFlow, path: Path, *, overwrite: bool) -> None:
+    """Write `model` to the directory `path`."""
+    from counterflow import __version__
+
+    backbone = model.config["backbone"]
+    manifest = {
+        "package_version": __version__,
+        "config": {**model.config, "backbone": backbone if isinstance(backbone, str) else _READY_MODULE},
+        "setup": model.setup.to_dict(),
+        "genes": list(model.genes),
+        "vocabulary": model.vocabulary.to_dict(),
+        "reference": model.reference.to_dict(),
+        "training": {
+            "history": model.history[-1:],
+            "conditions": sorted(condition_label(spec, model.setup) for spec in model.vocabulary.conditions if spec.parts),
+            **model.trained_on,
+        },
+        "rule": None,
+    }
+    arrays = {"features": model.features, **model.reference.to_arrays()}
+    if model.rule is not None:
+        manifest["rule"], arrays["rule"] = model.rule.to_arrays()
+    weights = {f"module.{name}": value for name, value in model.module.state_dict().items()}
+    weights |= {f"space.{name}": value for name, value in _space_module(model).state_dict().items()}
+    checkpoint.write(path, manifest, weights, arrays, overwrite=overwrite)
+
+
+def _space_module(model: CounterFlow) -> nn.Module:
+    assert isinstance(model.space, nn.Module)
+    return model.space
+
+
+def load(cls: type[CounterFlow], path: Path, backbone: nn.Module | None, trust_packages: Sequence[str]) -> CounterFlow:
+    """Rebuild a model from the directory `path`."""
+    manifest, weights, arrays = checkpoint.read(path)
+    config: dict[str, Any] = manifest["config"]
+    name = config["backbone"]
+    if backbone is not None:
+        config["backbone"] = backbone
+    elif name == _READY_MODULE:
+        raise CheckpointError("this model was built around an nn.Module of yours: give it to load(..., backbone=MyNet(...))")
+    elif ":" in name and name.split(":")[0].split(".")[0] not in trust_packages:
+        package = name.split(":")[0].split(".")[0]
+        raise CheckpointError(f"this model needs the code {name!r}: if you trust it, load(..., trust_packages=[{package!r}])")
+    try:
+        return _rebuild(cls, manifest, config, weights, arrays)
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"the model in {str(path)!r} does not fit this version of counterflow: {error}") from error
+
+
+def _rebuild(cls: type[CounterFlow], manifest: dict[str, Any], config: dict[str, Any], weights: dict[str, Tensor], arrays: dict[str, np.ndarray]) -> CounterFlow:
+    options = {key: value for key, value in config.items() if value is not None or key == "anchor"}
+    model = cls(None, **options)
+    model.setup = Setup.from_dict(manifest["setup"])
+    model.genes = tuple(manifest["genes"])
+    model.vocabulary = Vocabulary.from_dict(manifest["vocabulary"])
+    model.features = arrays["features"]
+    model.space = spaces.build(config["space"], len(model.genes), **config["space_kwargs"])
+    model.reference = Reference.from_saved(manifest["reference"], arrays, len(model.genes))
+    model.rule = None if manifest["rule"] is None else AdditiveRule.from_arrays([tuple(row) for row in manifest["rule"]], arrays["rule"])
+    model.trained_on = {key: value for key, value in manifest["training"].items() if key not in ("history", "conditions")}
+    model.history = manifest["training"]["history"]
+    order = torch.arange(int(np.prod(model.space.state_shape)))  # the stored order comes with the weights
+    model.module = model.build_module(order)
+    _fill(model.module, weights, "module.")
+    _fill(_space_module(model), weights, "space.")
+    model.is_trained = True
+    return model
+
+
+def _fill(module: nn.Module, weights: dict[str, Tensor], prefix: str) -> None:
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    expected = module.state_dict()
+    missing, extra = sorted(set(expected) - set(own)), sorted(set(own) - set(expected))
+    wrong = sorted(name for name in set(own) & set(expected) if own[name].shape != expected[name].shape)
+    if missing or extra or wrong:
+        raise CheckpointError(f"the weights do not fit the model: missing {missing}, unexpected {extra}, other shape {wrong}")
+    module.load_state_dict(own)
+    module.eval()

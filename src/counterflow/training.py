@@ -1,0 +1,164 @@
+"""Training through Lightning: optimiser, schedule, EMA, early stopping, resume."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from counterflow.data.datamodule import StepDataset
+from counterflow.errors import CheckpointError, DataError
+from counterflow.module import FlowModule
+from counterflow.types import Batch
+
+
+class FlowTraining(L.LightningModule):
+    """One optimiser step of a FlowModule. Noise and times come from (seed, step), so a resumed run repeats the same bits."""
+
+    def __init__(self, module: FlowModule, *, lr: float, weight_decay: float, max_steps: int, warmup: int, seed: int) -> None:
+        super().__init__()
+        self.module = module
+        self.lr, self.weight_decay, self.max_steps, self.warmup, self.seed = lr, weight_decay, max_steps, warmup, seed
+
+    def step_generator(self, step: int) -> torch.Generator:
+        """The randomness of one step."""
+        return torch.Generator().manual_seed((self.seed << 32) + step)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch; stops the run when it is not finite."""
+        del batch_idx
+        loss = self.module.loss(batch, self.step_generator(self.global_step))
+        if self.global_step % 20 == 0 and not torch.isfinite(loss):
+            raise DataError(f"the loss became {float(loss.detach())} at step {self.global_step}: lower lr (now {self.lr:g}) or look for outliers in the data")
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss on validation conditions with the same noise every time."""
+        loss = self.module.loss(batch, self.step_generator(-1 - batch_idx & 0xFFFFFFFF))
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.target))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; linear warm-up, then cosine to zero."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99), fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _schedule(self, step: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.max_steps - self.warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def ema_update(averaged: Tensor, current: Tensor, n: Tensor | int) -> Tensor:
+    """Exponential moving average whose memory grows with the number of updates: beta = min(.9999, (1 + n) / (10 + n))."""
+    beta = min(0.9999, (1 + int(n)) / (10 + int(n)))
+    return averaged.lerp(current, 1 - beta) if averaged.is_floating_point() else current
+
+
+def fit(
+    module: FlowModule,
+    train: StepDataset,
+    val: StepDataset | None,
+    *,
+    lr: float,
+    weight_decay: float,
+    seed: int,
+    gradient_clip_val: float = 1.0,
+    early_stopping: bool = False,
+    patience: int = 10,
+    run_dir: str | os.PathLike[str] | None = None,
+    resume_from: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    accelerator: str = "auto",
+    devices: Any = "auto",
+    precision: Any = "32-true",
+    **trainer_kwargs: Any,
+) -> list[dict[str, float]]:
+    """Train `module` in place (it ends with the averaged weights) and return the logged history.
+
+    With `run_dir`, a CSV log and ``checkpoints/last.ckpt`` (for resuming this run only; share the saved model instead) are kept.
+    """
+    training = FlowTraining(module, lr=lr, weight_decay=weight_decay, max_steps=train.stop, warmup=min(1000, max(1, train.stop // 20)), seed=seed)
+    history = History()
+    callbacks: list[Any] = [WeightAveraging(avg_fn=ema_update), history]
+    check_every = max(1, min(train.stop // 20, len(train)))
+    if val is not None and early_stopping:
+        callbacks.append(EarlyStopping("val_loss", patience=patience))
+    if run_dir is not None:
+        callbacks.append(
+            ModelCheckpoint(dirpath=Path(run_dir) / "checkpoints", filename="last", every_n_train_steps=check_every, enable_version_counter=False)
+        )
+    if progress:
+        callbacks.append(_progress_bar())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
+        warnings.filterwarnings("ignore", message=".*tensorboardX.*")
+        warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
+        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+        trainer = L.Trainer(
+            max_steps=train.stop,
+            max_epochs=-1,
+            callbacks=callbacks,
+            logger=CSVLogger(run_dir, name="", version="") if run_dir is not None else False,
+            enable_checkpointing=run_dir is not None,
+            enable_model_summary=False,
+            enable_progress_bar=progress,
+            gradient_clip_val=gradient_clip_val,
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,
+            use_distributed_sampler=False,
+            log_every_n_steps=min(50, max(1, train.stop // 10)),
+            val_check_interval=check_every if val is not None else None,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            **trainer_kwargs,
+        )
+        trainer.fit(
+            training,
+            DataLoader(train, batch_size=None),
+            DataLoader(val, batch_size=None) if val is not None else None,
+            ckpt_path=None if resume_from is None else _readable(resume_from),
+            weights_only=True,
+        )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    module.eval()
+    return history.rows
+
+
+def _readable(path: str | os.PathLike[str]) -> str:
+    if not Path(path).is_file():
+        raise CheckpointError(f"nothing to resume from: {os.fspath(path)!r} does not exist")
+    return os.fspath(path)
+
+
+class History(L.Callback):
+    """Keeps what was logged, as `model.history`."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """One row every logging interval."""
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.rows.append({"step": float(trainer.global_step), **values})
+
+
+def _progress_bar() -> L.Callback:
+    from lightning.pytorch.callbacks import RichProgressBar
+
+    return RichProgressBar(leave=False)
