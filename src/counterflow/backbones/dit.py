@@ -1,0 +1,79 @@
+"""`dit`: full self-attention over gene or module tokens (DiT, arXiv 2212.09748, with genes for patches)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from counterflow.backbones.sizes import pick_size, vector_length
+from counterflow.backbones.token import TokenBackbone
+from counterflow.nn.attention import SelfAttention
+from counterflow.nn.tokens import GeneHead, GeneTokenizer
+from counterflow.nn.trunk import Conditioning, Trunk
+
+SIZES = {
+    "XS": {"width": 64, "depth": 3, "n_heads": 2},  # a screen on a CPU
+    "S": {"width": 384, "depth": 12, "n_heads": 6},  # from here on as in the paper
+    "B": {"width": 768, "depth": 12, "n_heads": 12},
+    "L": {"width": 1024, "depth": 24, "n_heads": 16},
+}
+MAX_TOKENS = 256  # attention is quadratic in the tokens
+
+
+def dit(
+    state_shape: tuple[int, ...],
+    condition_dim: int,
+    *,
+    size: str = "XS",
+    conditioning: Conditioning = "adaln",
+    width: int | None = None,
+    depth: int | None = None,
+    n_heads: int | None = None,
+    genes_per_token: int | None = None,
+    feature_order: Int[Tensor, "s"] | None = None,
+    checkpointing: bool = False,
+) -> TokenBackbone:
+    """A transformer over the genes of a cell.
+
+    Parameters
+    ----------
+    state_shape
+        Shape of the state, `(S,)`.
+    condition_dim
+        Width of the condition.
+    size
+        `"XS"`, `"S"`, `"B"` or `"L"`; `width`, `depth` and `n_heads` override its numbers.
+    conditioning
+        `"adaln"`, `"cross"` or `"in_context"`, see `counterflow.nn.trunk.Trunk`.
+    genes_per_token
+        Genes that share a token; None takes as many as keep the tokens at 256 or fewer.
+    feature_order
+        A permutation of the features that puts together those that should share a token; without effect at one gene per token.
+    checkpointing
+        Trade time for memory: recompute each block in the backward pass.
+
+    Raises
+    ------
+    ConfigError
+        If the size or the conditioning does not exist, or the numbers do not fit together.
+    """
+    n_features = vector_length(state_shape)
+    chosen = pick_size(SIZES, size, width=width, depth=depth, n_heads=n_heads)
+    per_token = genes_per_token or math.ceil(n_features / MAX_TOKENS)
+    order = None
+    if per_token > 1:  # kept also when it is the plain one, so that saved weights always carry the order they were trained in
+        order = torch.arange(n_features) if feature_order is None else feature_order
+    trunk = Trunk(
+        chosen["width"],
+        chosen["depth"],
+        condition_dim,
+        lambda: SelfAttention(chosen["width"], chosen["n_heads"]),
+        conditioning,
+        n_heads=chosen["n_heads"],
+        checkpointing=checkpointing,
+    )
+    tokenizer = GeneTokenizer(n_features, chosen["width"], per_token, order)
+    return TokenBackbone(tokenizer, trunk, GeneHead(n_features, chosen["width"], per_token, order))

@@ -1,0 +1,64 @@
+"""`set`: genes as a set, attention through a few learned points (Set Transformer, arXiv 1810.00825). Linear in the number of genes."""
+
+from __future__ import annotations
+
+from counterflow.backbones.sizes import pick_size, vector_length
+from counterflow.backbones.token import TokenBackbone
+from counterflow.nn.attention import InducedSetAttention
+from counterflow.nn.tokens import GeneHead, GeneTokenizer
+from counterflow.nn.trunk import Conditioning, Trunk
+
+SIZES = {
+    "XS": {"width": 64, "depth": 3, "n_heads": 2, "n_inducing": 16},
+    "S": {"width": 384, "depth": 12, "n_heads": 6, "n_inducing": 64},
+    "B": {"width": 768, "depth": 12, "n_heads": 12, "n_inducing": 64},
+    "L": {"width": 1024, "depth": 24, "n_heads": 16, "n_inducing": 64},
+}
+
+
+def set_attention(
+    state_shape: tuple[int, ...],
+    condition_dim: int,
+    *,
+    size: str = "XS",
+    conditioning: Conditioning = "adaln",
+    width: int | None = None,
+    depth: int | None = None,
+    n_heads: int | None = None,
+    n_inducing: int | None = None,
+    checkpointing: bool = False,
+) -> TokenBackbone:
+    """A permutation-equivariant network over the genes of a cell, one token per gene.
+
+    Its `forward` takes `features=`, the indices of the genes in `x`, so the same weights serve any subset and any order of the genes.
+
+    Parameters
+    ----------
+    state_shape
+        Shape of the state, `(S,)`.
+    condition_dim
+        Width of the condition.
+    size
+        `"XS"`, `"S"`, `"B"` or `"L"`; `width`, `depth`, `n_heads` and `n_inducing` override its numbers.
+    conditioning
+        `"adaln"`, `"cross"` or `"in_context"`, see `counterflow.nn.trunk.Trunk`.
+    checkpointing
+        Trade time for memory: recompute each block in the backward pass.
+
+    Raises
+    ------
+    ConfigError
+        If the size or the conditioning does not exist, or the numbers do not fit together.
+    """
+    n_features = vector_length(state_shape)
+    chosen = pick_size(SIZES, size, width=width, depth=depth, n_heads=n_heads, n_inducing=n_inducing)
+    trunk = Trunk(
+        chosen["width"],
+        chosen["depth"],
+        condition_dim,
+        lambda: InducedSetAttention(chosen["width"], chosen["n_heads"], chosen["n_inducing"]),
+        conditioning,
+        n_heads=chosen["n_heads"],
+        checkpointing=checkpointing,
+    )
+    return TokenBackbone(GeneTokenizer(n_features, chosen["width"]), trunk, GeneHead(n_features, chosen["width"]))

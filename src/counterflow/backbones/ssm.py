@@ -1,0 +1,86 @@
+"""`ssm`: a bidirectional selective state-space model (Mamba-2, arXiv 2405.21060) over module tokens, or over genes as a set."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from counterflow.backbones.sizes import pick_size, vector_length
+from counterflow.backbones.token import TokenBackbone
+from counterflow.nn.ssm import BidirectionalSSM
+from counterflow.nn.tokens import GeneHead, GeneTokenizer
+from counterflow.nn.trunk import Conditioning, Trunk
+
+SIZES = {
+    "XS": {"width": 64, "depth": 3, "n_heads": 4, "state": 16},
+    "S": {"width": 384, "depth": 12, "n_heads": 6, "state": 64},
+    "B": {"width": 768, "depth": 12, "n_heads": 12, "state": 64},
+    "L": {"width": 1024, "depth": 24, "n_heads": 16, "state": 64},
+}
+MAX_TOKENS = 128  # a few hundred modules at most: genes have no natural sequence, and a long one would pretend they have
+
+
+def ssm(
+    state_shape: tuple[int, ...],
+    condition_dim: int,
+    *,
+    size: str = "XS",
+    conditioning: Conditioning = "adaln",
+    width: int | None = None,
+    depth: int | None = None,
+    n_heads: int | None = None,
+    state: int | None = None,
+    genes_per_token: int | None = None,
+    feature_order: Int[Tensor, "s"] | None = None,
+    order: Literal["stored", "none"] = "stored",
+    checkpointing: bool = False,
+) -> TokenBackbone:
+    """A state-space model over the genes of a cell. With `order="stored"` **its output depends on the order of the features.**
+
+    Parameters
+    ----------
+    state_shape
+        Shape of the state, `(S,)`.
+    condition_dim
+        Width of the condition.
+    size
+        `"XS"`, `"S"`, `"B"` or `"L"`; `width`, `depth`, `n_heads` and `state` override its numbers.
+    conditioning
+        `"adaln"`, `"cross"` or `"in_context"`, see `counterflow.nn.trunk.Trunk`.
+    genes_per_token
+        Genes that share a token; None takes as many as keep the tokens at 128 or fewer, and 1 with `order="none"`.
+    feature_order
+        The permutation in which the features are read, for example the leaf order of a correlation clustering. Saved with the weights.
+        None reads them as they come. Without effect with `order="none"` at one gene per token.
+    order
+        `"stored"` reads the tokens as a sequence, from both ends. `"none"` forgets nothing and is exactly permutation-equivariant:
+        linear attention over a set.
+    checkpointing
+        Trade time for memory: recompute each block in the backward pass.
+
+    Raises
+    ------
+    ConfigError
+        If the size, the conditioning or the order does not exist, or the numbers do not fit together.
+    """
+    n_features = vector_length(state_shape)
+    chosen = pick_size(SIZES, size, width=width, depth=depth, n_heads=n_heads, state=state)
+    per_token = genes_per_token or (1 if order == "none" else math.ceil(n_features / MAX_TOKENS))
+    layout = None
+    if order != "none" or per_token > 1:  # kept also when it is the plain one, so that saved weights always carry their order
+        layout = torch.arange(n_features) if feature_order is None else feature_order
+    trunk = Trunk(
+        chosen["width"],
+        chosen["depth"],
+        condition_dim,
+        lambda: BidirectionalSSM(chosen["width"], chosen["n_heads"], chosen["state"], order),
+        conditioning,
+        n_heads=chosen["n_heads"],
+        checkpointing=checkpointing,
+    )
+    tokenizer = GeneTokenizer(n_features, chosen["width"], per_token, layout)
+    return TokenBackbone(tokenizer, trunk, GeneHead(n_features, chosen["width"], per_token, layout))

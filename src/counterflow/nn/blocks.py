@@ -1,0 +1,81 @@
+"""Three transformer blocks, one for each way of listening to a condition, around any mixer.
+
+A mixer is any module from tokens to tokens, `mixer(x)`; one that is used in context also takes a key mask, `mixer(x, mask)`.
+Swap the mixer and the block does not notice: attention, set attention and state-space models all go here.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from counterflow.nn.attention import CrossAttention
+from counterflow.nn.init import xavier_linear
+from counterflow.nn.modulation import AdaLNZero, modulate
+
+
+def plain_norm(width: int) -> nn.LayerNorm:
+    """LayerNorm without its own scale and shift: the modulation brings them."""
+    return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+
+
+def token_mlp(width: int, ratio: int = 4) -> nn.Sequential:
+    """The per-token half of a block: Linear, GELU (tanh), Linear."""
+    return nn.Sequential(xavier_linear(width, ratio * width), nn.GELU(approximate="tanh"), xavier_linear(ratio * width, width))
+
+
+class AdaLNBlock(nn.Module):
+    """One vector, made of time and condition, modulates both sublayers (AdaLN-Zero, arXiv 2212.09748).
+
+    The gates start at 0, so a fresh block is the identity.
+    """
+
+    def __init__(self, width: int, mixer: nn.Module) -> None:
+        super().__init__()
+        self.modulation = AdaLNZero(width, width, n_sublayers=2)
+        self.norm_mixer, self.mixer = plain_norm(width), mixer
+        self.norm_mlp, self.mlp = plain_norm(width), token_mlp(width)
+
+    def forward(self, x: Float[Tensor, "b n d"], c: Float[Tensor, "#b 1 d"]) -> Float[Tensor, "b n d"]:
+        """`c` is the time embedding plus the projected condition."""
+        mix, mlp = self.modulation(c)
+        x = x + mix.gate * self.mixer(modulate(self.norm_mixer(x), mix.shift, mix.scale))
+        return x + mlp.gate * self.mlp(modulate(self.norm_mlp(x), mlp.shift, mlp.scale))
+
+
+class CrossBlock(nn.Module):
+    """Time modulates as in AdaLN-Zero; the condition is read token by token through cross-attention.
+
+    The output projection of the cross-attention starts at 0 (it has no gate beside it), so a fresh block is the identity.
+    """
+
+    def __init__(self, width: int, mixer: nn.Module, n_heads: int) -> None:
+        super().__init__()
+        self.modulation = AdaLNZero(width, width, n_sublayers=2)
+        self.norm_mixer, self.mixer = plain_norm(width), mixer
+        self.norm_cross, self.cross = nn.LayerNorm(width, eps=1e-6), CrossAttention(width, n_heads)
+        self.norm_mlp, self.mlp = plain_norm(width), token_mlp(width)
+        nn.init.zeros_(self.cross.out.weight)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], c: Float[Tensor, "#b 1 d"], context: Float[Tensor, "#b k d"], mask: Bool[Tensor, "#b k"]
+    ) -> Float[Tensor, "b n d"]:
+        """`c` is the time embedding, `context` the projected condition tokens, `mask` says which of them are real."""
+        mix, mlp = self.modulation(c)
+        x = x + mix.gate * self.mixer(modulate(self.norm_mixer(x), mix.shift, mix.scale))
+        x = x + self.cross(self.norm_cross(x), context, mask)
+        return x + mlp.gate * self.mlp(modulate(self.norm_mlp(x), mlp.shift, mlp.scale))
+
+
+class InContextBlock(nn.Module):
+    """A plain pre-norm block: time and condition are tokens among the tokens, put there by the trunk."""
+
+    def __init__(self, width: int, mixer: nn.Module) -> None:
+        super().__init__()
+        self.norm_mixer, self.mixer = nn.LayerNorm(width, eps=1e-6), mixer
+        self.norm_mlp, self.mlp = nn.LayerNorm(width, eps=1e-6), token_mlp(width)
+
+    def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "#b n"]) -> Float[Tensor, "b n d"]:
+        """`mask` is False at condition tokens that are only padding."""
+        x = x + self.mixer(self.norm_mixer(x), mask)
+        return x + self.mlp(self.norm_mlp(x))

@@ -1,0 +1,104 @@
+"""The trunk every token model shares: tokens in, tokens out, under a time and a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from counterflow.errors import ConfigError, near
+from counterflow.nn.blocks import AdaLNBlock, CrossBlock, InContextBlock
+from counterflow.nn.embed import TimeEmbedding
+from counterflow.nn.init import xavier_linear
+from counterflow.types import Condition
+
+Conditioning = Literal["adaln", "cross", "in_context"]
+
+
+class Trunk(nn.Module):
+    """Embed the time, project the condition once, run the blocks.
+
+    Parameters
+    ----------
+    width
+        Width of the tokens.
+    depth
+        Number of blocks.
+    condition_dim
+        Width of the condition as the encoder gives it.
+    make_mixer
+        Called once per block; returns a module from tokens to tokens. With `conditioning="in_context"` the mixer also takes a key mask.
+    conditioning
+        `"adaln"`: time + pooled condition modulate every block. `"cross"`: time modulates, blocks attend to the condition tokens.
+        `"in_context"`: time and condition tokens are prepended, and stripped again at the end.
+    n_heads
+        Heads of the cross-attention; not used otherwise.
+    checkpointing
+        Recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        condition_dim: int,
+        make_mixer: Callable[[], nn.Module],
+        conditioning: Conditioning = "adaln",
+        *,
+        n_heads: int = 1,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        make_block: dict[str, Callable[[], nn.Module]] = {
+            "adaln": lambda: AdaLNBlock(width, make_mixer()),
+            "cross": lambda: CrossBlock(width, make_mixer(), n_heads),
+            "in_context": lambda: InContextBlock(width, make_mixer()),
+        }
+        if conditioning not in make_block:
+            raise ConfigError(f"no conditioning {conditioning!r}: {near(conditioning, make_block)}")
+        self.conditioning = conditioning
+        self.checkpointing = checkpointing
+        self.embed_time = TimeEmbedding(width)
+        self.project_condition = xavier_linear(condition_dim, width)
+        self.blocks = nn.ModuleList(make_block[conditioning]() for _ in range(depth))
+
+    def forward(
+        self, tokens: Float[Tensor, "b n d"], t: Float[Tensor, "..."], condition: Condition
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b_or_1 1 d"]]:
+        """The tokens after the last block, and the vector by which the head modulates.
+
+        That vector is time + condition for `"adaln"` and the time alone otherwise. A single `t` and a condition of batch 1
+        are embedded once and broadcast over the cells.
+        """
+        time = self.embed_time(t)[:, None]
+        if self.conditioning == "adaln":
+            c = time + self.project_condition(condition.pooled)[:, None]
+            return self.run_blocks(tokens, c), c
+        context = self.project_condition(condition.tokens)
+        if self.conditioning == "cross":
+            return self.run_blocks(tokens, time, context, condition.mask), time
+        sequence, mask = prepend(tokens, time, context, condition.mask)
+        return self.run_blocks(sequence, mask)[:, -tokens.shape[1] :], time
+
+    def run_blocks(self, tokens: Float[Tensor, "b n d"], *signals: Tensor) -> Float[Tensor, "b n d"]:
+        """Pass the tokens through every block; `signals` is what this kind of block listens to."""
+        for block in self.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, *signals, use_reentrant=False)
+            else:
+                tokens = block(tokens, *signals)
+        return tokens
+
+
+def prepend(
+    tokens: Float[Tensor, "b n d"], time: Float[Tensor, "#b 1 d"], context: Float[Tensor, "#b k d"], mask: Bool[Tensor, "#b k"]
+) -> tuple[Float[Tensor, "b m d"], Bool[Tensor, "b m"]]:
+    """The sequence [time | condition tokens | tokens] and its key mask; only condition tokens can be padding."""
+    n_cells, n_tokens, _ = tokens.shape
+    mask = mask.expand(n_cells, -1)
+    sequence = torch.cat([time.expand(n_cells, -1, -1), context.expand(n_cells, -1, -1), tokens], dim=1)
+    return sequence, torch.cat([mask.new_ones(n_cells, 1), mask, mask.new_ones(n_cells, n_tokens)], dim=1)

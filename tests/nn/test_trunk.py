@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from counterflow.errors import ConfigError
+from counterflow.nn.attention import SelfAttention
+from counterflow.nn.trunk import Trunk
+from counterflow.types import Condition
+
+CONDITIONINGS = ["adaln", "cross", "in_context"]
+
+
+def make_trunk(conditioning, **options):
+    trunk = Trunk(8, 2, 5, lambda: SelfAttention(8, 2), conditioning, n_heads=2, **options)
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            parameter.normal_(0, 0.3)
+    return trunk
+
+
+def make_condition(batch):
+    return Condition(torch.randn(batch, 5), torch.randn(batch, 3, 5), torch.tensor([[True, True, False]]).expand(batch, -1))
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_one_time_and_one_condition_broadcast_over_the_cells(conditioning):
+    trunk, tokens, one = make_trunk(conditioning), torch.randn(4, 6, 8), make_condition(1)
+    everywhere = Condition(*(part.repeat(4, *[1] * (part.ndim - 1)) for part in one))
+    expected, _ = trunk(tokens, torch.full((4,), 0.3), everywhere)
+    for t in (torch.tensor(0.3), torch.tensor([0.3])):
+        got, c = trunk(tokens, t, one)
+        assert c.shape == (1, 1, 8)
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_checkpointing_changes_neither_output_nor_gradient(conditioning):
+    trunk, tokens, condition = make_trunk(conditioning), torch.randn(4, 6, 8), make_condition(4)
+    results = []
+    for trunk.checkpointing in (False, True):
+        trunk.zero_grad()
+        out, _ = trunk(tokens, torch.rand(4, generator=torch.Generator().manual_seed(0)), condition)
+        out.square().sum().backward()
+        results.append([out.detach(), *(p.grad.clone() for p in trunk.parameters() if p.grad is not None)])
+    assert len(results[1]) > 10
+    for kept, recomputed in zip(*results, strict=True):
+        torch.testing.assert_close(kept, recomputed)
+
+
+def test_unknown_conditioning_is_refused_with_the_near_one():
+    with pytest.raises(ConfigError, match="'cross'"):
+        make_trunk("crosss")
