@@ -1,15 +1,8 @@
 """A perturb-seq screen with known truth: the data every demonstration, test and benchmark can fall back on.
 
-A cell is a gene-regulatory cascade, regulator -> program -> gene, seen through negative-binomial counts::
-
-    activity  = activity of its regulators from cell type and state            + what the perturbation adds
-    program   = gate(cell type, state) * response(activity @ regulator_to_program)      response: linear -> tanh with `interaction`
-    log rate  = base + type + batch + state + program @ program_to_gene + own gene of each regulator
-    counts    ~ NB(library * softmax(log rate), dispersion of the gene)
-
-Regulators are measured genes, and their activity varies from cell to cell along the same cascade, so the co-expression of control
-cells says something about what a perturbation does. Non-additivity has two causes, both switched by `interaction`: a program
-saturates, and some programs amplify or mask others. Numbers were chosen to look like a screen, before any model was fitted to it.
+The cells come from the cascade of `counterflow.data.cascade`. Regulators are measured genes and their activity varies from cell to
+cell along the same cascade that perturbations use, so the co-expression of control cells says something about what a perturbation
+does. Some pairs are sub-additive, some super-additive, some mask each other; how many, `interaction` says.
 """
 
 from __future__ import annotations
@@ -17,74 +10,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
+from counterflow.data.cascade import (
+    Biology,
+    CellStates,
+    Perturbation,
+    draw_biology,
+    draw_cells,
+    draw_counts,
+    draw_perturbations,
+    expected_log1p,
+    log_rate,
+    softmax,
+)
 from counterflow.data.labels import parts
 from counterflow.errors import ConfigError, DataError, near
 
-SMALL = dict(n_genes=60, n_perturbations=6, n_pairs=6, cells_per_condition=25, cells_control=120, n_cell_types=2)
+SMALL = {"n_genes": 60, "n_perturbations": 6, "n_pairs": 6, "cells_per_condition": 25, "cells_control": 120, "n_cell_types": 2}
 """Arguments of the small screen used by tests: ``simulate_screen(**SMALL)``."""
 
-N_STATE = 4  # latent dimensions of the continuous state within a cell type
-MEDIAN_LIBRARY = 2500.0  # UMIs per cell over the measured genes
-SATURATION = 1.2  # a program's response is at most this (natural-log units of its target genes, before loadings)
-TARGET_SUM = 1e4  # of the log1p normalisation in `true_mean`
-
-
-@dataclass(frozen=True)
-class Biology:
-    """What is true of every cell: the cascade, and what each perturbation does to it. R regulators, P programs, T types, L state."""
-
-    regulators: np.ndarray  # (R,) gene of each regulator
-    base: np.ndarray  # (G,) log rate
-    type_to_gene: np.ndarray  # (T, G)
-    batch_to_gene: np.ndarray  # (batches, G)
-    state_to_gene: np.ndarray  # (L, G)
-    type_to_regulator: np.ndarray  # (T, R)
-    state_to_regulator: np.ndarray  # (L, R)
-    regulator_to_program: np.ndarray  # (R, P)
-    program_to_gene: np.ndarray  # (P, G)
-    type_gate: np.ndarray  # (T, P) how responsive a program is in a cell type
-    state_gate: np.ndarray  # (L, P) how this varies with the state
-    dispersion: np.ndarray  # (G,) NB inverse dispersion: variance = mean + mean^2 / dispersion
-    synergies: tuple[tuple[int, int, int, float], ...]  # (p, q, s, strength): p and q together move s
-    maskings: tuple[tuple[int, int, float], ...]  # (p, q, strength): p moved, q answers less
-    interaction: float
-
-
-@dataclass(frozen=True)
-class Perturbation:
-    """One gene or compound: the change in regulator activity and own expression at full effect, and its dose and time course."""
-
-    activity: np.ndarray  # (R,)
-    own_gene: np.ndarray  # (R,) log rate of the regulators' own genes
-    tau: float  # time constant, in the units of `times`
-    half_dose: float | None = None  # Hill curve of a compound; None for a gene, whose dose simply scales
-    slope: float = 1.0
-
-    def strength(self, dose: float, time: float | None) -> float:
-        """Fraction of the full effect at this dose and time; 0 at dose 0 and at time 0."""
-        at_dose = dose if self.half_dose is None else dose**self.slope / (dose**self.slope + self.half_dose**self.slope)
-        return at_dose * (1.0 if time is None else 1.0 - float(np.exp(-time / self.tau)))
-
-
-@dataclass(frozen=True)
-class CellStates:
-    """What is true of each cell before any perturbation, row by row."""
-
-    cell_type: np.ndarray  # (B,)
-    batch: np.ndarray  # (B,)
-    state: np.ndarray  # (B, L)
-    activity: np.ndarray  # (B, R) of the regulators
-    library: np.ndarray  # (B,) expected UMIs
-
-    def take(self, rows: np.ndarray) -> CellStates:
-        """The cells at `rows`."""
-        return CellStates(self.cell_type[rows], self.batch[rows], self.state[rows], self.activity[rows], self.library[rows])
+Measured: TypeAlias = tuple[str, float | None, float | None]  # label, dose, time; None in a screen without doses, without times
 
 
 @dataclass(frozen=True)
@@ -121,7 +72,7 @@ class SimulatedScreen:
     ) -> np.ndarray:
         """True log rate (cells x genes, up to a constant per cell) had these cells received `condition`; see `counterfactual`."""
         chosen = self.cells.take(self._rows(cells))
-        return _log_rate(self.biology, chosen, *self._perturb(condition, dose, time))
+        return log_rate(self.biology, chosen, *self._perturb(condition, dose, time))
 
     def counterfactual(
         self, cells: Sequence | np.ndarray | None, condition: str, dose: float | None = None, time: float | None = None
@@ -135,7 +86,7 @@ class SimulatedScreen:
         condition
             Any combination of the screen's perturbations, measured or not; "control" gives the cells' own expectation.
         dose
-            Needed for compounds; 1 for genes when not given.
+            One dose for every part. Needed for compounds; the dose of genes is 1, less is a weaker effect, more is no stronger one.
         time
             Needed when the screen has times, for anything but the control.
 
@@ -167,7 +118,7 @@ class SimulatedScreen:
         return expected_log1p(self._expected(self.log_rate(rows, condition, dose, time), rows), self.biology.dispersion).mean(axis=0)
 
     def _expected(self, log_rate: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return self.cells.library[rows, None] * _softmax(log_rate)
+        return self.cells.library[rows, None] * softmax(log_rate)
 
     def _rows(self, cells: Sequence | np.ndarray | None) -> np.ndarray:
         if cells is None:
@@ -252,204 +203,78 @@ def simulate_screen(
     """
     _check_sizes(n_genes, n_perturbations, n_pairs, cells_per_condition, cells_control, n_cell_types, n_batches, doses, times, interaction)
     cascade_rng, design_rng, cell_rng, count_rng = (np.random.default_rng([seed, stream]) for stream in range(4))
-    biology = _draw_biology(cascade_rng, n_genes, n_perturbations, n_cell_types, n_batches, interaction)
+    biology = draw_biology(cascade_rng, n_genes, n_perturbations, n_cell_types, n_batches, interaction)
     gene_names = [f"G{gene:03d}" for gene in range(n_genes)]
-    perturbations = _draw_perturbations(design_rng, biology, gene_names, n_compounds if len(doses) else 0, doses, times)
-    conditions = _design(design_rng, perturbations, n_pairs, doses, times)
+    perturbations = draw_perturbations(design_rng, biology, gene_names, n_compounds if len(doses) else 0, doses, times)
+    conditions = _design(design_rng, biology, perturbations, n_pairs, doses, times)
 
-    sizes = [cells_control] + [cells_per_condition] * len(conditions)
-    which = cell_rng.permutation(np.repeat(np.arange(-1, len(conditions)), sizes))  # -1 is the control; the order carries no information
-    cells = _draw_cells(cell_rng, biology, len(which))
-    obs = pd.DataFrame(index=[f"cell{row:06d}" for row in range(len(which))])
-    labels = ["control", *dict.fromkeys(label for label, _, _ in conditions)]
-    obs["perturbation"] = pd.Categorical([conditions[c][0] if c >= 0 else "control" for c in which], categories=labels)
-    obs["cell_type"] = pd.Categorical([f"type{cell_type}" for cell_type in cells.cell_type])
-    obs["batch"] = pd.Categorical([f"batch{batch}" for batch in cells.batch])
-    if len(doses):
-        obs["dose"] = [conditions[c][1] if c >= 0 else 0.0 for c in which]
-    if len(times):
-        obs["time"] = [conditions[c][2] if c >= 0 else 0.0 for c in which]
-
-    arguments = dict(
-        n_genes=n_genes,
-        n_perturbations=n_perturbations,
-        n_pairs=n_pairs,
-        n_compounds=n_compounds,
-        cells_per_condition=cells_per_condition,
-        cells_control=cells_control,
-        n_cell_types=n_cell_types,
-        n_batches=n_batches,
-        doses=[float(dose) for dose in doses],
-        times=[float(time) for time in times],
-        interaction=float(interaction),
-        seed=seed,
+    which = cell_rng.permutation(np.repeat(np.arange(len(conditions)), [cells_control] + [cells_per_condition] * (len(conditions) - 1)))
+    cells = draw_cells(cell_rng, biology, len(which))
+    adata = AnnData(
+        X=csr_matrix((len(which), n_genes), dtype=np.float32),
+        obs=_obs(conditions, which, cells),
+        var=pd.DataFrame(index=gene_names),
     )
-    adata = AnnData(X=csr_matrix((len(which), n_genes), dtype=np.float32), obs=obs, var=pd.DataFrame(index=gene_names))
-    adata.uns["simulation"] = arguments
     screen = SimulatedScreen(adata, biology, perturbations, cells)
-    counts = np.zeros((len(which), n_genes), dtype=np.float32)
-    for number in range(-1, len(conditions)):
+    counts = np.zeros(adata.shape, dtype=np.float32)
+    for number, condition in enumerate(conditions):
         rows = np.flatnonzero(which == number)
-        condition = conditions[number] if number >= 0 else ("control", None, None)
-        counts[rows] = _draw_counts(count_rng, screen.counterfactual(rows, *condition), biology.dispersion)
+        counts[rows] = draw_counts(count_rng, screen.counterfactual(rows, *condition), biology.dispersion)
     adata.X = csr_matrix(counts)
     adata.obs["n_counts"] = counts.sum(axis=1)
+    adata.uns["simulation"] = {
+        "n_genes": n_genes,
+        "n_perturbations": n_perturbations,
+        "n_pairs": n_pairs,
+        "n_compounds": n_compounds,
+        "cells_per_condition": cells_per_condition,
+        "cells_control": cells_control,
+        "n_cell_types": n_cell_types,
+        "n_batches": n_batches,
+        "doses": [float(dose) for dose in doses],
+        "times": [float(time) for time in times],
+        "interaction": float(interaction),
+        "seed": seed,
+    }
     return screen
 
 
-def expected_log1p(mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
-    """E[log1p(1e4 * x_g / sum(x))] of independent negative-binomial counts x, exactly but for quadrature.
-
-    With log a = integral over s > 0 of (exp(-s) - exp(-s a)) ds / s, the expectation of log(sum(x) + 1e4 x_g) - log(sum(x)) needs
-    only the Laplace transforms phi_g(s) = (1 + mean_g (1 - exp(-s)) / dispersion_g) ** -dispersion_g::
-
-        integral of prod_h phi_h(s) * (1 - phi_g((1 + 1e4) s) / phi_g(s)) ds / s
-
-    which is smooth in log s, so that the trapezoidal rule converges exponentially fast.
-
-    Parameters
-    ----------
-    mean
-        Expected counts, cells x genes; the expected library should exceed about 20 counts (an empty cell has no log1p expression).
-    dispersion
-        Inverse dispersion of each gene.
-
-    Returns
-    -------
-    Cells x genes.
-    """
-    log_s = np.linspace(np.log(1e-13), np.log(2.0), 56)
-    total = np.zeros_like(mean)
-    for s in np.exp(log_s):
-        log_phi = -dispersion * np.log1p(mean * (-np.expm1(-s) / dispersion))
-        scaled = -dispersion * np.log1p(mean * (-np.expm1(-s * (1.0 + TARGET_SUM)) / dispersion))
-        total -= np.exp(log_phi.sum(axis=1, keepdims=True)) * np.expm1(scaled - log_phi)
-    return total * (log_s[1] - log_s[0])
-
-
-def _log_rate(biology: Biology, cells: CellStates, activity: np.ndarray, own_gene: np.ndarray) -> np.ndarray:
-    """Log rate (B, G) of cells whose regulators' activity and own genes are changed by `activity` and `own_gene` (R,)."""
-    gate = biology.type_gate[cells.cell_type] * (1.0 + 0.3 * np.tanh(cells.state @ biology.state_gate))
-    at_rest = cells.activity @ biology.regulator_to_program
-    programs = gate * _response(at_rest, biology.interaction)
-    change = gate * _response(at_rest + activity @ biology.regulator_to_program, biology.interaction) - programs
-    rate = biology.base + biology.type_to_gene[cells.cell_type] + biology.batch_to_gene[cells.batch] + cells.state @ biology.state_to_gene
-    rate = rate + (programs + _interact(biology, change)) @ biology.program_to_gene
-    rate[:, biology.regulators] += 0.5 * cells.activity + own_gene
-    return rate
-
-
-def _response(drive: np.ndarray, interaction: float) -> np.ndarray:
-    """Output of a program: linear without interaction, saturating with it."""
-    return (1.0 - interaction) * drive + interaction * SATURATION * np.tanh(drive / SATURATION)
-
-
-def _interact(biology: Biology, change: np.ndarray) -> np.ndarray:
-    """Programs acting on one another: what becomes of their `change` (B, P) when several move at once."""
-    moved, result = np.tanh(change), change.copy()
-    for p, q, strength in biology.maskings:
-        result[:, q] *= 1.0 - biology.interaction * strength * np.abs(moved[:, p])
-    for p, q, s, strength in biology.synergies:
-        result[:, s] += biology.interaction * strength * moved[:, p] * moved[:, q]
-    return result
-
-
-def _softmax(log_rate: np.ndarray) -> np.ndarray:
-    rate = np.exp(log_rate - log_rate.max(axis=1, keepdims=True))
-    return rate / rate.sum(axis=1, keepdims=True)
-
-
-def _draw_counts(rng: np.random.Generator, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
-    return rng.poisson(rng.gamma(dispersion, mean / dispersion))
-
-
-def _draw_biology(rng: np.random.Generator, n_genes: int, n_regulators: int, n_types: int, n_batches: int, interaction: float) -> Biology:
-    n_programs = max(4, round(0.6 * n_regulators))
-    regulators = np.sort(rng.choice(n_genes, n_regulators, replace=False))
-    base = rng.normal(0.0, 1.0, n_genes)
-    base[regulators] = np.abs(rng.normal(0.3, 0.4, n_regulators))  # expressed well enough to be measured
-
-    regulator_to_program = np.zeros((n_regulators, n_programs))
-    for r in range(n_regulators):
-        targets = rng.choice(n_programs, rng.integers(2, 4), replace=False)
-        regulator_to_program[r, targets] = rng.uniform(0.6, 1.2, len(targets)) * rng.choice([-1.0, 1.0], len(targets), p=[0.3, 0.7])
-    program_to_gene = _sparse(rng, n_programs, n_genes, density=0.14, scale=0.55, positive=0.75)
-
-    type_gate = np.where(rng.random((n_types, n_programs)) < 0.75, 1.0, 0.15)
-    type_gate[rng.integers(n_types, size=n_programs), np.arange(n_programs)] = 1.0  # every program can respond in some type
-    triples = [rng.choice(n_programs, 3, replace=False) for _ in range(max(2, round(0.6 * n_programs)))]
-    couples = [rng.choice(n_programs, 2, replace=False) for _ in range(max(1, round(0.4 * n_programs)))]
-    return Biology(
-        regulators=regulators,
-        base=base,
-        type_to_gene=_sparse(rng, n_types, n_genes, density=0.3, scale=0.8, positive=0.5),
-        batch_to_gene=rng.normal(0.0, 0.1, (n_batches, n_genes)),
-        state_to_gene=_sparse(rng, N_STATE, n_genes, density=0.2, scale=0.3, positive=0.5),
-        type_to_regulator=rng.normal(0.0, 0.4, (n_types, n_regulators)),
-        state_to_regulator=rng.normal(0.0, 0.2, (N_STATE, n_regulators)),
-        regulator_to_program=regulator_to_program,
-        program_to_gene=program_to_gene,
-        type_gate=type_gate,
-        state_gate=rng.normal(0.0, 0.5, (N_STATE, n_programs)),
-        dispersion=rng.lognormal(np.log(6.0), 0.5, n_genes),
-        synergies=tuple((int(p), int(q), int(s), float(rng.choice([-1.0, 1.0]) * rng.uniform(0.6, 1.2))) for p, q, s in triples),
-        maskings=tuple((int(p), int(q), float(rng.uniform(0.6, 1.0))) for p, q in couples),
-        interaction=float(interaction),
-    )
-
-
-def _sparse(rng: np.random.Generator, rows: int, columns: int, density: float, scale: float, positive: float) -> np.ndarray:
-    """Sparse signed weights of log-normal size around `scale`; a share `positive` of them is positive."""
-    size = rng.lognormal(np.log(scale), 0.4, (rows, columns))
-    sign = np.where(rng.random((rows, columns)) < positive, 1.0, -1.0)
-    return np.where(rng.random((rows, columns)) < density, sign * size, 0.0)
-
-
-def _draw_perturbations(
-    rng: np.random.Generator, biology: Biology, gene_names: list[str], n_compounds: int, doses: Sequence[float], times: Sequence[float]
-) -> dict[str, Perturbation]:
-    """Genes, then compounds. Strengths are spread evenly and shuffled: a screen has strong and weak perturbations."""
-    n = len(biology.regulators)
-    strength = rng.permutation(np.linspace(0.5, 1.7, n))
-    activates = rng.permutation(np.arange(n) % 2 == 0)
-    span = float(np.median(times)) if len(times) else 1.0
-    result = {}
-    for r, gene in enumerate(biology.regulators):
-        one = np.eye(n)[r]
-        activity, own_gene = (strength[r], 1.1) if activates[r] else (-strength[r], -1.0)  # three-fold up, or down to 37 %
-        result[gene_names[gene]] = Perturbation(one * activity, one * own_gene, tau=span * rng.uniform(0.4, 1.6))
-    for compound in range(n_compounds):
-        activity = np.zeros(n)
-        activity[rng.choice(n, 2, replace=False)] = rng.uniform(0.8, 1.7, 2) * rng.choice([-1.0, 1.0], 2)
-        half_dose = float(np.exp(rng.uniform(np.log(min(doses)), np.log(max(doses)))))  # doses are positive: checked
-        slope, tau = rng.uniform(0.8, 1.6), span * rng.uniform(0.4, 1.6)
-        result[f"C{compound:02d}"] = Perturbation(activity, 0.0 * activity, tau, half_dose, slope)
-    return result
+def _obs(conditions: list[Measured], which: np.ndarray, cells: CellStates) -> pd.DataFrame:
+    labels, doses, times = zip(*conditions, strict=True)
+    obs = pd.DataFrame(index=[f"cell{row:06d}" for row in range(len(which))])
+    obs["perturbation"] = pd.Categorical([labels[c] for c in which], categories=list(dict.fromkeys(labels)))
+    obs["cell_type"] = pd.Categorical([f"type{cell_type}" for cell_type in cells.cell_type])
+    obs["batch"] = pd.Categorical([f"batch{batch}" for batch in cells.batch])
+    if None not in doses:
+        obs["dose"] = [doses[c] for c in which]
+    if None not in times:
+        obs["time"] = [times[c] for c in which]
+    return obs
 
 
 def _design(
-    rng: np.random.Generator, perturbations: dict[str, Perturbation], n_pairs: int, doses: Sequence[float], times: Sequence[float]
-) -> list[tuple[str, float | None, float | None]]:
-    """The measured conditions as (label, dose, time); dose None where it is 1 by definition of the unit."""
+    rng: np.random.Generator,
+    biology: Biology,
+    perturbations: dict[str, Perturbation],
+    n_pairs: int,
+    doses: Sequence[float],
+    times: Sequence[float],
+) -> list[Measured]:
+    """The measured conditions, the control first."""
     genes = [name for name, perturbation in perturbations.items() if perturbation.half_dose is None]
     pairs = list(combinations(genes, 2))
-    chosen = np.sort(rng.choice(len(pairs), n_pairs, replace=False))
-    labels: list[tuple[str, float]] = [(gene, 1.0) for gene in genes] + [("+".join(pairs[i]), 1.0) for i in chosen]
-    labels += [(name, float(dose)) for name in perturbations if name not in genes for dose in doses]
+    # Screens of pairs are not random: genes are paired because they are thought to meet in a pathway.
+    targets = (np.array([perturbations[gene].activity for gene in genes]) @ biology.regulator_to_program) != 0
+    shared = np.array([(targets[genes.index(a)] & targets[genes.index(b)]).sum() for a, b in pairs])
+    weight = np.where(shared > 0, 4.0, 1.0)
+    chosen = np.sort(rng.choice(len(pairs), n_pairs, replace=False, p=weight / weight.sum())) if n_pairs else np.empty(0, dtype=int)
+    labels = genes + ["+".join(pairs[i]) for i in chosen]
+    compounds = [name for name in perturbations if name not in genes]
+    dosed: list[tuple[str, float | None]] = [(label, 1.0 if len(doses) else None) for label in labels]
+    dosed += [(name, float(dose)) for name in compounds for dose in doses]
     at_times: list[float | None] = [float(time) for time in times] or [None]
-    return [(label, dose, time) for label, dose in labels for time in at_times]
-
-
-def _draw_cells(rng: np.random.Generator, biology: Biology, n: int) -> CellStates:
-    n_types, n_batches = len(biology.type_gate), len(biology.batch_to_gene)
-    abundance = 0.7 ** np.arange(n_types)
-    cell_type = rng.choice(n_types, n, p=abundance / abundance.sum())
-    batch = rng.integers(n_batches, size=n)
-    state = rng.normal(size=(n, N_STATE))
-    activity = biology.type_to_regulator[cell_type] + state @ biology.state_to_regulator
-    activity += rng.normal(0.0, 0.4, activity.shape)
-    depth = np.log(MEDIAN_LIBRARY) + 0.2 * (batch - (n_batches - 1) / 2)
-    return CellStates(cell_type, batch, state, activity, np.exp(depth + rng.normal(0.0, 0.35, n)))
+    control: Measured = ("control", 0.0 if len(doses) else None, 0.0 if len(times) else None)
+    return [control] + [(label, dose, time) for label, dose in dosed for time in at_times]
 
 
 def _check_sizes(
