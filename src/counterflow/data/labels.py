@@ -1,0 +1,33 @@
+"""Condition labels: one string per cell that names what was done to it, such as "KLF1+MAP2K6".
+
+Every other part works on the parts of a label, so that "B+A", "A + B" and "A+B" are one condition everywhere.
+"""
+
+from __future__ import annotations
+
+
+def parts(label: str, delimiter: str = "+", control: str = "control") -> tuple[str, ...]:
+    """The perturbations in `label`, sorted; the empty tuple for the control.
+
+    Whitespace around a part is dropped, and so are empty parts and parts equal to `control` ("A+control" is A alone, as guide-pair
+    libraries write it). A part given twice is kept twice: two guides against one gene are not one guide.
+
+    >>> parts("B + A")
+    ('A', 'B')
+    >>> parts("A+control")
+    ('A',)
+    """
+    if is_control(label, control):
+        return ()
+    stripped = (part.strip() for part in str(label).split(delimiter))
+    return tuple(sorted(part for part in stripped if part and part != control.strip()))
+
+
+def canonical(label: str, delimiter: str = "+", control: str = "control") -> str:
+    """The one spelling of `label`: parts sorted and joined by `delimiter`, or `control` when nothing is left."""
+    return delimiter.join(parts(label, delimiter, control)) or control
+
+
+def is_control(label: str, control: str = "control") -> bool:
+    """Whether the whole of `label` is the control label (which may itself contain the delimiter, as in "ctrl+ctrl")."""
+    return str(label).strip() == control.strip()
