@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +104,8 @@ def fit(
         )
     if progress:
         callbacks.append(_progress_bar())
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
-        warnings.filterwarnings("ignore", message=".*tensorboardX.*")
-        warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
-        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    module.train()
+    with _quiet_lightning():
         trainer = L.Trainer(
             max_steps=train.stop,
             max_epochs=-1,
@@ -137,6 +136,21 @@ def fit(
         raise KeyboardInterrupt
     module.eval()
     return history.rows
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's advice on devices, workers and loggers is not the user's business; errors still raise."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            warnings.filterwarnings("ignore", module="torch.utils.*")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _readable(path: str | os.PathLike[str]) -> str:

@@ -40,9 +40,9 @@ class Screen:
         """True for control cells."""
         return self.condition == 0
 
-    def rows(self, mask: np.ndarray) -> Screen:
-        """The same screen with fewer cells; condition and context codes keep their meaning."""
-        index = np.flatnonzero(mask)
+    def rows(self, chosen: np.ndarray) -> Screen:
+        """The same screen with the chosen cells (a mask, or positions); condition and context codes keep their meaning."""
+        index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         return Screen(
             self.counts[index],
             self.library[index],
