@@ -91,13 +91,13 @@ def test_poisson_counts_become_poisson_counts(mu0, mu1):
 def test_mean_and_variance_are_those_of_thinning_and_of_the_added_nb(screen):
     """Many noises of the same 300 cells: the mean is `transport_mean`, the variance that of a binomial or an NB."""
     counts, before, after, theta, cells = screen
-    draws = np.stack([transport(counts, before, after, theta, seed, cells) for seed in range(200)])
+    draws = np.stack([transport(counts, before, after, theta, seed, cells) for seed in range(120)])
     r = np.minimum(after / before, 1)
     gained = np.maximum(after - before, 0)
     variance = counts * r * (1 - r) + gained + gained**2 / theta
-    error = (draws.mean(0) - transport_mean(counts, before, after)) / np.sqrt(np.maximum(variance, 1e-12) / 200)
+    error = (draws.mean(0) - transport_mean(counts, before, after)) / np.sqrt(np.maximum(variance, 1e-12) / 120)
     free = variance > 1e-3
-    assert abs(error[free].mean()) < 0.05 and abs(error[free].std() - 1) < 0.1
+    assert abs(error[free].mean()) < 0.05 and abs(error[free].std() - 1) < 0.15
     assert abs(draws.var(0)[free].sum() / variance[free].sum() - 1) < 0.05
 
 
@@ -151,6 +151,18 @@ def test_extreme_values_stay_finite():
     assert x.min() >= 0 and (x[:, :3] == 0).all() and abs(x[:, 5].mean() - 5e3) < 50
     moved = transport(np.full((200, 6), 3000), np.full((200, 6), 3000.0), np.repeat(mean, 200, 0), theta, 0, cells)
     assert moved.min() >= 0 and (moved[:, :3] == 0).all()
+
+
+def test_a_diverged_model_is_not_turned_into_counts_and_negative_means_are_zero(screen):
+    counts, before, after, theta, cells = screen
+    broken = after.copy()
+    broken[3, 4] = np.nan
+    with pytest.raises(ArithmeticError, match="1 expected counts are not finite"):
+        transport(counts, before, broken, theta, 0, cells)
+    with pytest.raises(ArithmeticError, match="not finite"):
+        draw_nb(broken, theta, 0, cells)
+    assert (transport(counts, before, np.full_like(after, -0.1), theta, 0, cells) == 0).all()
+    assert np.array_equal(transport(counts, np.full_like(before, -0.1), np.full_like(before, -0.2), theta, 0, cells), counts)
 
 
 def test_fit_dispersion_recovers_theta_and_clips():

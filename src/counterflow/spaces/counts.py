@@ -70,6 +70,11 @@ def transport(
         Inverse dispersion theta [G] of the added counts, variance = mu + mu² / theta; infinite for Poisson.
     seed, cells
         The noise of each cell: see `cell_seeds`.
+
+    Raises
+    ------
+    ArithmeticError
+        If an expected count is not finite.
     """
     before = _dense(counts).astype(np.int32)
     after = before.copy()
@@ -89,7 +94,7 @@ def draw_nb(mean: NDArray, dispersion: NDArray, seed: int, cells: NDArray[np.uin
     """Negative binomial counts [n, G] of new cells with these expected counts and inverse dispersions theta [G]."""
     drawn = np.empty(mean.shape, dtype=np.int32)
     for rows, uniform in _uniform_blocks(seed, cells, mean.shape[1]):
-        drawn[rows] = _nb_quantile(uniform, np.asarray(mean[rows], dtype=np.float64), dispersion)
+        drawn[rows] = _nb_quantile(uniform, _expected(mean[rows]), dispersion)
     return drawn
 
 
@@ -121,9 +126,16 @@ def _dense(counts: NDArray | csr_matrix) -> NDArray:
 
 def _kept_and_gained(before: NDArray, after: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The share of its counts that each gene keeps, and the expected number it gains; one of them is always trivial."""
-    before, after = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    before, after = _expected(before), _expected(after)
     kept = np.divide(after, before, out=np.ones_like(after), where=after < before)
     return kept, np.maximum(after - before, 0)
+
+
+def _expected(mean: NDArray) -> NDArray[np.float64]:
+    """Expected counts in double precision; a linear decoder's slightly negative ones are 0."""
+    if not np.isfinite(mean).all():
+        raise ArithmeticError(f"{(~np.isfinite(mean)).sum()} expected counts are not finite; the model or its decoder diverged")
+    return np.maximum(np.asarray(mean, dtype=np.float64), 0)
 
 
 def _uniform_blocks(seed: int, cells: NDArray[np.uint64], n_genes: int) -> Iterator[tuple[slice, NDArray[np.float64]]]:
