@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from counterflow.backbones import build
+from counterflow.types import Condition
 
 S, C, B = 37, 12, 5
 CASES = [(name, conditioning) for name in ("mlp", "dit", "set", "ssm") for conditioning in ("adaln", "cross", "in_context")]
@@ -25,34 +26,37 @@ def test_fresh_output_is_exactly_zero(name, conditioning, make_condition):
 @every_backbone
 def test_cells_of_a_batch_are_independent(name, conditioning, randomise, make_condition):
     model, x, t, condition = randomise(tiny(name, conditioning)), torch.randn(B, S), torch.rand(B), make_condition(B)
-    alone = torch.cat([model(x[i : i + 1], t[i : i + 1], type(condition)(*(part[i : i + 1] for part in condition))) for i in range(B)])
+    alone = torch.cat([model(x[i : i + 1], t[i : i + 1], Condition(*(part[i : i + 1] for part in condition))) for i in range(B)])
     torch.testing.assert_close(model(x, t, condition), alone, atol=1e-6, rtol=1e-5)
 
 
 @every_backbone
 def test_what_is_read_matters_and_what_is_not_does_not(name, conditioning, randomise, make_condition):
-    model, x, t, condition = randomise(tiny(name, conditioning)), torch.randn(B, S), torch.rand(B), make_condition(B)
+    model = randomise(tiny(name, conditioning)).double()  # small random weights whisper, and rounding must not be mistaken for it
+    x, t = torch.randn(B, S).double(), torch.rand(B).double()
+    pooled, tokens, mask = make_condition(B)
+    condition = Condition(pooled.double(), tokens.double(), mask)
     base = model(x, t, condition)
 
-    def change(**parts):
-        return (model(x, t, condition._replace(**parts)) - base).abs().max() / base.abs().max()
+    def change(x=x, t=t, **parts):
+        return ((model(x, t, condition._replace(**parts)) - base).abs().max() / base.abs().max()).item()
 
     real, padding = condition.tokens.clone(), condition.tokens.clone()
     real[:, 1] += 1
     padding[:, 2] += 100
     by_pooled, by_tokens = change(pooled=condition.pooled + 1), change(tokens=real)
     read, unread = (by_pooled, by_tokens) if conditioning == "adaln" else (by_tokens, by_pooled)
-    assert read > 1e-4
+    assert read > 1e-7
     assert unread == 0
     assert change(tokens=padding) == 0
-    assert (model(x, t + 0.3, condition) - base).abs().max() > 1e-4 * base.abs().max()
-    assert (model(x + 0.3, t, condition) - base).abs().max() > 1e-4 * base.abs().max()
+    assert change(x=x + 0.3) > 1e-7
+    assert change(t=t + 0.3) > 1e-7
 
 
 @every_backbone
 def test_one_time_and_one_condition_broadcast(name, conditioning, randomise, make_condition):
     model, x, one = randomise(tiny(name, conditioning)), torch.randn(B, S), make_condition(1)
-    everywhere = type(one)(*(part.repeat(B, *[1] * (part.ndim - 1)) for part in one))
+    everywhere = Condition(*(part.repeat(B, *[1] * (part.ndim - 1)) for part in one))
     expected = model(x, torch.full((B,), 0.3), everywhere)
     for t in (torch.tensor(0.3), torch.tensor([0.3])):
         torch.testing.assert_close(model(x, t, one), expected, atol=1e-6, rtol=1e-5)
@@ -80,19 +84,20 @@ def test_bf16_autocast_is_close_to_fp32(name, conditioning, randomise, make_cond
 
 @every_backbone
 def test_a_short_training_learns_a_velocity_that_depends_on_the_condition(name, conditioning, make_condition):
-    model, direction = tiny(name, conditioning), torch.randn(C, S) / C**0.5
-    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
+    model, direction = tiny(name, conditioning, n_features=8), torch.randn(C, 8) / C**0.5
+    n_steps, lr = (200, 2e-3) if conditioning == "in_context" else (60, 5e-3)  # in-context learns slowest, as in the DiT paper
+    optimiser = torch.optim.Adam(model.parameters(), lr=lr)
     losses = []
-    for _ in range(60):
+    for _ in range(n_steps):
         condition = make_condition(64)
         condition = condition._replace(tokens=condition.pooled[:, None].expand(-1, 3, -1))
-        x, target = torch.randn(64, S), condition.pooled @ direction
+        x, target = torch.randn(64, 8), condition.pooled @ direction
         loss = (model(x, torch.rand(64), condition) - target).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])  # ignoring the condition leaves it at 1
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])  # ignoring the condition leaves it where it was
 
 
 @pytest.mark.parametrize("n_features", [30, 3000])

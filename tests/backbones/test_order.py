@@ -73,7 +73,7 @@ def test_feature_order_is_a_relabelling_of_the_genes(name, randomise, make_condi
     order = torch.randperm(S)
     plain = randomise(build(name, (S,), C, genes_per_token=3, **SMALL))
     ordered = build(name, (S,), C, genes_per_token=3, feature_order=order, **SMALL)
-    weights = plain.state_dict() | {key: order for key in ("tokenizer.layout.order", "head.layout.order")}
+    weights = plain.state_dict() | dict.fromkeys(("tokenizer.layout.order", "head.layout.order"), order)
     ordered.load_state_dict(weights)
     x, t, condition = torch.randn(B, S), torch.rand(B), make_condition(B)
     torch.testing.assert_close(ordered(x, t, condition)[:, order], plain(x[:, order], t, condition))

@@ -120,7 +120,10 @@ def fitting_arguments(
     backbone_kwargs: dict[str, Any],
 ) -> dict[str, Any]:
     """The keyword arguments for `make`: the user's, plus `conditioning` and `feature_order` where it takes them."""
-    parameters = list(inspect.signature(make).parameters.values())[2:]  # after state_shape and condition_dim
+    try:
+        parameters = list(inspect.signature(make).parameters.values())[2:]  # after state_shape and condition_dim
+    except ValueError as error:
+        raise ConfigError(f"backbone {label!r} has no signature, so it cannot be one of Python's own types") from error
     accepted = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
 
