@@ -24,7 +24,9 @@ KEYS = {"format", "schema", "package_version", "config", "setup", "genes", "voca
 WEIGHTS, ARRAYS, MANIFEST = "weights.safetensors", "arrays.safetensors", "model.json"
 
 
-def write(path: Path, manifest: Mapping[str, Any], weights: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray], *, overwrite: bool) -> None:
+def write(
+    path: Path, manifest: Mapping[str, Any], weights: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray], *, overwrite: bool
+) -> None:
     """Write a model directory; a directory that is already there stays whole until the new one is complete."""
     from safetensors.numpy import save_file as save_arrays
     from safetensors.torch import save_file as save_weights
@@ -89,7 +91,9 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CheckpointError(f"{os.fspath(file)!r} is not a {FORMAT} file")
     if not isinstance(manifest.get("schema"), int) or manifest["schema"] > SCHEMA:
-        raise CheckpointError(f"this model was written by counterflow {manifest.get('package_version')} (schema {manifest.get('schema')}): upgrade counterflow")
+        raise CheckpointError(
+            f"this model was written by counterflow {manifest.get('package_version')} (schema {manifest.get('schema')}): upgrade counterflow"
+        )
     if set(manifest) != KEYS:
         odd = sorted(set(manifest) ^ KEYS)
         raise CheckpointError(f"{os.fspath(file)!r} has unknown or missing entries: {', '.join(odd)}")

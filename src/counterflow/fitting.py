@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from counterflow.data.effects import AdditiveRule, mean_effects
 from counterflow.data.sampler import Sampler, build_groups
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen
+from counterflow.data.split_file import SEPARATOR
 from counterflow.spaces.base import StateSpace
 from counterflow.types import ConditionIds, ConditionSpec
 
@@ -55,19 +55,12 @@ def fit_rule(screen: Screen, states: Callable[[np.ndarray], Tensor]) -> Additive
     return AdditiveRule.fit(mean_effects(lambda rows: states(rows).numpy(), screen.conditions, screen.condition, screen.context))
 
 
-@dataclass(frozen=True)
-class Anchors:
-    """Control cells as targets of "nothing happened yet": each perturbation at dose 0 and at time 0."""
-
-    specs: tuple[ConditionSpec, ...]
-
-    @classmethod
-    def of(cls, screen: Screen, setup: Setup) -> Anchors:
-        """Every single perturbation of the screen at dose 0 (if it has doses) and at time 0 (if it has times)."""
-        singles = [spec for spec in screen.conditions if len(spec.parts) == 1]
-        at_zero = {ConditionSpec(spec.parts, (0.0,), spec.time) for spec in singles} if setup.dose_key else set()
-        at_zero |= {ConditionSpec(spec.parts, spec.doses, 0.0) for spec in singles} if setup.time_key else set()
-        return cls(tuple(sorted(at_zero - set(singles))))
+def nothing_yet(screen: Screen, setup: Setup) -> tuple[ConditionSpec, ...]:
+    """Every single perturbation at dose 0 (if there are doses) and at time 0 (if there are times): its target is the control."""
+    singles = [spec for spec in screen.conditions if len(spec.parts) == 1]
+    at_zero = {ConditionSpec(spec.parts, (0.0,), spec.time) for spec in singles} if setup.dose_key else set()
+    at_zero |= {ConditionSpec(spec.parts, spec.doses, 0.0) for spec in singles} if setup.time_key else set()
+    return tuple(sorted(at_zero - set(singles)))
 
 
 def training_steps(
@@ -75,8 +68,9 @@ def training_steps(
     states: Callable[[np.ndarray], Tensor],
     vocabulary: Vocabulary,
     shift: Callable[[ConditionSpec], np.ndarray] | None,
-    anchors: Anchors,
+    setup: Setup,
     *,
+    anchors: bool,
     n_sets: int,
     set_size: int,
     seed: int,
@@ -86,10 +80,12 @@ def training_steps(
     """The batches of a fit. `shift` is taken off every target: what a rule explains, the flow need not learn."""
     control = np.flatnonzero(screen.is_control)
     first = len(screen.conditions)
-    condition = np.concatenate([screen.condition, *(np.full(len(control), first + i) for i in range(len(anchors.specs)))])
-    rows = np.concatenate([np.arange(len(screen.cells)), *([control] * len(anchors.specs))])
-    groups = build_groups(condition, screen.context[rows], condition == 0, rows)
-    specs = (*screen.conditions, *anchors.specs)
+    zero = nothing_yet(screen, setup) if anchors else ()
+    condition = np.concatenate([screen.condition, *(np.full(len(control), first + i) for i in range(len(zero)))])
+    rows = np.concatenate([np.arange(len(screen.cells)), *([control] * len(zero))])
+    names = [SEPARATOR.join(level) for level in screen.contexts]
+    groups = build_groups(condition, screen.context[rows], condition == 0, rows, context_names=names, match_keys=setup.match_keys)
+    specs = (*screen.conditions, *zero)
     levels = {key: list(screen.covariates[key]) for key in vocabulary.covariates}
     covariates = vocabulary.ids([ConditionSpec()] * len(screen.cells), levels).covariates
     cells = Cells(states, torch.from_numpy(screen.library), covariates)
@@ -98,7 +94,9 @@ def training_steps(
         table = torch.zeros(len(specs), *states(np.arange(1)).shape[1:])
     else:
         table = torch.from_numpy(np.array([shift(spec) for spec in specs], dtype=np.float32))
-    return StepDataset(Sampler(groups, n_sets=n_sets, set_size=set_size, seed=seed), cells, Conditions(_plain(ids), table), start=start, stop=stop)
+    return StepDataset(
+        Sampler(groups, n_sets=n_sets, set_size=set_size, seed=seed), cells, Conditions(_plain(ids), table), start=start, stop=stop
+    )
 
 
 def _plain(ids: ConditionIds) -> ConditionIds:

@@ -21,7 +21,7 @@ from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.genes import select_genes
 from counterflow.data.screen import Screen, describe, read_cells, read_screen, read_specs, requested
 from counterflow.errors import CheckpointError, ConfigError, DataError, near
-from counterflow.fitting import Anchors, feature_order, fit_rule, states_of, training_steps, vocabulary_of
+from counterflow.fitting import feature_order, fit_rule, states_of, training_steps, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.module import FlowModule, Source
 from counterflow.prediction import Sampling, counterfactual, describe_rows, new_cells, to_anndata
@@ -147,8 +147,14 @@ class CounterFlow:
             self.space = LatentSpace.from_trained(space, self.genes)
             kwargs.update(self.space.size)
         self.module = self.build_module(None)  # wrong options are refused here, before anything is trained
-        self.reference = Reference.keep(train, adata.obs[screen.split == "train"], self.setup, self.config["keep_controls"], self.config["seed"])
-        self.trained_on = {"cells": len(train.cells), "control_cells": int(train.is_control.sum()), "held_out_cells": int((screen.split == "test").sum())}
+        self.reference = Reference.keep(
+            train, adata.obs[screen.split == "train"], self.setup, self.config["keep_controls"], self.config["seed"]
+        )
+        self.trained_on = {
+            "cells": len(train.cells),
+            "control_cells": int(train.is_control.sum()),
+            "held_out_cells": int((screen.split == "test").sum()),
+        }
 
     @classmethod
     def setup_anndata(
@@ -250,7 +256,7 @@ class CounterFlow:
         if max_steps is None:
             max_steps = 2000 if max_epochs is None else max_epochs * max(1, -(-len(cells.cells) // (n_sets * set_size)))
         plan: dict[str, Any] = {"n_sets": n_sets, "set_size": set_size, "seed": seed, "start": 0}
-        train = training_steps(cells, states, self.vocabulary, self.rule, Anchors.of(cells, self.setup), stop=max_steps, **plan)
+        train = training_steps(cells, states, self.vocabulary, self.rule, self.setup, anchors=True, stop=max_steps, **plan)
         self.history = training.fit(
             self.module, train, self._validation(plan), lr=lr, weight_decay=weight_decay, seed=seed, early_stopping=early_stopping, run_dir=run_dir,
             resume_from=resume_from, progress=progress, accelerator=accelerator, devices=devices, precision=precision, **trainer_kwargs,
@@ -264,7 +270,7 @@ class CounterFlow:
         if not chosen.any():
             return None
         cells = screen.rows(chosen | ((screen.split == "train") & screen.is_control))
-        return training_steps(cells, states_of(cells, self.space), self.vocabulary, self.rule, Anchors(()), stop=8, **plan)
+        return training_steps(cells, states_of(cells, self.space), self.vocabulary, self.rule, self.setup, anchors=False, stop=8, **plan)
 
     def build_module(self, order: Tensor | None) -> FlowModule:
         """An untrained network for this model's vocabulary and space; `order` puts correlated state features side by side."""
@@ -272,7 +278,9 @@ class CounterFlow:
             torch.manual_seed(self.config["seed"])
             trained = torch.tensor([name in self.vocabulary.seen for name in self.vocabulary.entities])
             levels = tuple(len(levels) for levels in self.vocabulary.covariates.values())
-            encoder = ConditionEncoder(torch.from_numpy(self.features), trained, levels, **_accepted(ConditionEncoder, self.config["encoder_kwargs"]))
+            encoder = ConditionEncoder(
+                torch.from_numpy(self.features), trained, levels, **_accepted(ConditionEncoder, self.config["encoder_kwargs"])
+            )
             backbone = backbones.build(
                 self.config["backbone"], self.space.state_shape, encoder.width, conditioning=self.config["conditioning"], feature_order=order,
                 **self.config["backbone_kwargs"],
@@ -345,7 +353,13 @@ class CounterFlow:
         return _stack(blocks)
 
     def generate(
-        self, conditions: str | Sequence[str] | pd.DataFrame, n_cells: int, *, covariates: dict[str, str] | None = None, seed: int = 0, n_steps: int = 20
+        self,
+        conditions: str | Sequence[str] | pd.DataFrame,
+        n_cells: int,
+        *,
+        covariates: dict[str, str] | None = None,
+        seed: int = 0,
+        n_steps: int = 20,
     ) -> AnnData:
         """New cells under `conditions`, no controls given: counts are drawn anew, from the model's own reference controls or noise.
 
@@ -376,7 +390,9 @@ class CounterFlow:
             some = cells.rows(draw.choice(rows, n_cells))
             library = self.reference.draw_libraries(some, seed)
             counts, expected = new_cells(self.module, self.space, some, library, self._ids(spec, some), self._shift(spec), how, device)
-            named = describe_rows(obs.loc[list(some.cells)], spec, self.setup, [f"new{n}" for n in range(n_cells)], self._support(spec, some))
+            named = describe_rows(
+                obs.loc[list(some.cells)], spec, self.setup, [f"new{n}" for n in range(n_cells)], self._support(spec, some)
+            )
             blocks.append(to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, self._made(how, specs)))
         return _stack(blocks)
 
@@ -434,7 +450,9 @@ class CounterFlow:
         for key in table.columns:
             keep &= (obs[key].astype(str) == str(table[key].iloc[i])).to_numpy()
             if not keep.any():
-                raise DataError(f"no control cell has {key} = {table[key].iloc[i]!r}: {near(table[key].iloc[i], sorted(obs[key].astype(str).unique()))}")
+                raise DataError(
+                    f"no control cell has {key} = {table[key].iloc[i]!r}: {near(table[key].iloc[i], sorted(obs[key].astype(str).unique()))}"
+                )
         return np.flatnonzero(keep)
 
     def _ids(self, spec: ConditionSpec, cells: Screen) -> ConditionIds:
@@ -463,7 +481,9 @@ class CounterFlow:
 
     # ------------------------------------------------------------------ files
 
-    def save(self, dir_path: str | os.PathLike[str], prefix: str | None = None, overwrite: bool = False, save_anndata: bool = False) -> None:
+    def save(
+        self, dir_path: str | os.PathLike[str], prefix: str | None = None, overwrite: bool = False, save_anndata: bool = False
+    ) -> None:
         """Write safetensors and JSON to the directory `dir_path` (or ``dir_path/prefix``); the data are not needed to load it."""
         from counterflow import saving
 

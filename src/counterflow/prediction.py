@@ -86,7 +86,14 @@ def in_blocks(function: Callable[[np.ndarray], tuple[np.ndarray, ...]], n: int) 
 
 
 def counterfactual(
-    module: FlowModule, space: StateSpace, cells: Screen, ids: ConditionIds, factual: ConditionIds, shift: np.ndarray, how: Sampling, device: torch.device
+    module: FlowModule,
+    space: StateSpace,
+    cells: Screen,
+    ids: ConditionIds,
+    factual: ConditionIds,
+    shift: np.ndarray,
+    how: Sampling,
+    device: torch.device,
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Counts (n x G) and their expectation for given control cells; row i of `ids` belongs to cell i."""
     seeds = cell_seeds(cells.cells)
@@ -152,7 +159,9 @@ def to_anndata(
     """The answer: X = log1p of counts per 10,000, ``layers["counts"]``, ``layers["mean"]``."""
     from anndata import AnnData
 
-    return AnnData(X=log_normalise(counts, library), obs=obs, var=var, layers={"counts": counts, "mean": expected}, uns={"counterflow": uns})
+    return AnnData(
+        X=log_normalise(counts, library), obs=obs, var=var, layers={"counts": counts, "mean": expected}, uns={"counterflow": uns}
+    )
 
 
 def describe_rows(obs: pd.DataFrame, spec: ConditionSpec, setup: Setup, cells: Sequence[str], support: Sequence[str]) -> pd.DataFrame:
@@ -160,7 +169,9 @@ def describe_rows(obs: pd.DataFrame, spec: ConditionSpec, setup: Setup, cells: S
     out = obs.copy()
     out[setup.perturbation_key] = condition_label(spec, setup)
     if setup.dose_key is not None:
-        out[setup.dose_key] = setup.delimiter.join(f"{dose:g}" for dose in spec.doses) if len(set(spec.doses)) > 1 else (spec.doses or (0.0,))[0]
+        out[setup.dose_key] = (
+            setup.delimiter.join(f"{dose:g}" for dose in spec.doses) if len(set(spec.doses)) > 1 else (spec.doses or (0.0,))[0]
+        )
     if setup.time_key is not None:
         out[setup.time_key] = spec.time
     name = describe(spec, setup)

@@ -74,7 +74,9 @@ def load(cls: type[CounterFlow], path: Path, backbone: nn.Module | None, trust_p
         raise CheckpointError(f"the model in {str(path)!r} does not fit this version of counterflow: {error}") from error
 
 
-def _rebuild(cls: type[CounterFlow], manifest: dict[str, Any], config: dict[str, Any], weights: dict[str, Tensor], arrays: dict[str, np.ndarray]) -> CounterFlow:
+def _rebuild(
+    cls: type[CounterFlow], manifest: dict[str, Any], config: dict[str, Any], weights: dict[str, Tensor], arrays: dict[str, np.ndarray]
+) -> CounterFlow:
     options = {key: value for key, value in config.items() if value is not None or key == "anchor"}
     model = cls(None, **options)
     model.setup = Setup.from_dict(manifest["setup"])

@@ -41,7 +41,9 @@ class FlowTraining(L.LightningModule):
         del batch_idx
         loss = self.module.loss(batch, self.step_generator(self.global_step))
         if self.global_step % 20 == 0 and not torch.isfinite(loss):
-            raise DataError(f"the loss became {float(loss.detach())} at step {self.global_step}: lower lr (now {self.lr:g}) or look for outliers in the data")
+            raise DataError(
+                f"the loss became {float(loss.detach())} at step {self.global_step}: lower lr (now {self.lr:g}) or look for outliers in the data"
+            )
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
@@ -92,7 +94,9 @@ def fit(
 
     With `run_dir`, a CSV log and ``checkpoints/last.ckpt`` (for resuming this run only; share the saved model instead) are kept.
     """
-    training = FlowTraining(module, lr=lr, weight_decay=weight_decay, max_steps=train.stop, warmup=min(1000, max(1, train.stop // 20)), seed=seed)
+    training = FlowTraining(
+        module, lr=lr, weight_decay=weight_decay, max_steps=train.stop, warmup=min(1000, max(1, train.stop // 20)), seed=seed
+    )
     history = History()
     callbacks: list[Any] = [WeightAveraging(avg_fn=ema_update), history]
     check_every = max(1, min(train.stop // 20, len(train)))
@@ -100,7 +104,9 @@ def fit(
         callbacks.append(EarlyStopping("val_loss", patience=patience))
     if run_dir is not None:
         callbacks.append(
-            ModelCheckpoint(dirpath=Path(run_dir) / "checkpoints", filename="last", every_n_train_steps=check_every, enable_version_counter=False)
+            ModelCheckpoint(
+                dirpath=Path(run_dir) / "checkpoints", filename="last", every_n_train_steps=check_every, enable_version_counter=False
+            )
         )
     if progress:
         callbacks.append(_progress_bar())

@@ -30,7 +30,9 @@ def feature_table(features: str | pd.DataFrame, control_log1p: sparse.csr_matrix
         return pd.DataFrame(index=pd.Index([], dtype=str))
     if features == "coexpression":
         return coexpression(control_log1p, genes, seed=seed)
-    raise ConfigError(f"perturbation_features={features!r} is unknown: {near(features, FEATURES)} Or give a DataFrame indexed by perturbation")
+    raise ConfigError(
+        f"perturbation_features={features!r} is unknown: {near(features, FEATURES)} Or give a DataFrame indexed by perturbation"
+    )
 
 
 def _checked(table: pd.DataFrame) -> pd.DataFrame:

@@ -47,16 +47,13 @@ class StepDataset(IterableDataset[Batch]):
 
     def batch(self, step: int) -> Batch:
         """The batch of one optimiser step."""
-        draw = self.sampler.draw(step)
-        code = torch.from_numpy(draw.condition)
-        table = self.conditions.ids
-        ids = ConditionIds(
-            table.perturbation[code], table.dose[code], table.time[code], self.cells.covariates[torch.from_numpy(draw.target)]
-        )
+        target, control, group = self.sampler.draw(step)
+        code = torch.from_numpy(self.sampler.groups.condition[group])
+        table, cells = self.conditions.ids, torch.from_numpy(target)
         return Batch(
-            target=self.cells.states(draw.target) - self.conditions.shift[code],
-            control=self.cells.states(draw.control),
-            ids=ids,
-            group=torch.from_numpy(draw.set_index),
-            library=self.cells.library[torch.from_numpy(draw.target)],
+            target=self.cells.states(target) - self.conditions.shift[code],
+            control=self.cells.states(control),
+            ids=ConditionIds(table.perturbation[code], table.dose[code], table.time[code], self.cells.covariates[cells]),
+            group=torch.from_numpy(group),
+            library=self.cells.library[cells],
         )

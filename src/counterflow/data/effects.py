@@ -120,7 +120,9 @@ def _shares(
         if row.any():
             rows.append(row)
             rest.append(left)
-    solution = np.linalg.lstsq(np.array(rows), np.array(rest), rcond=None)[0]  # least norm: partners share equally what cannot be told apart
+    solution = np.linalg.lstsq(np.array(rows), np.array(rest), rcond=None)[
+        0
+    ]  # least norm: partners share equally what cannot be told apart
     return dict(zip(levels, solution, strict=True))
 
 

@@ -47,7 +47,9 @@ def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
         try:
             return anndata.read_h5ad(file)
         except Exception as error:  # noqa: BLE001  (whatever a damaged file makes the reader raise)
-            raise DataError(f"{shown} cannot be read ({type(error).__name__}: {_first_line(error)}): the file is damaged or incomplete") from error
+            raise DataError(
+                f"{shown} cannot be read ({type(error).__name__}: {_first_line(error)}): the file is damaged or incomplete"
+            ) from error
 
 
 def _first_line(error: BaseException) -> str:

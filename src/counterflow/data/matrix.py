@@ -55,7 +55,9 @@ def matrix_problems(adata: AnnData, layer: str | None, matrix_state: str) -> lis
     values = matrix.data if sparse.issparse(matrix) else matrix
     finite = np.isfinite(values)
     if not finite.all():
-        return [f"{where} has {int((~finite).sum())} values that are NaN or infinite, first in {_first_bad(adata, matrix, 'nan')}: remove or mend them"]
+        return [
+            f"{where} has {int((~finite).sum())} values that are NaN or infinite, first in {_first_bad(adata, matrix, 'nan')}: remove or mend them"
+        ]
     if values.size and values.min() < 0:
         what = "counts" if matrix_state == "counts" else "log1p values"
         return [
@@ -76,14 +78,20 @@ def _state_problems(adata: AnnData, layer: str | None, values: np.ndarray, matri
             if layer is not None and _looks_like_counts(adata.X):
                 counted.insert(0, "X (layer=None)")
             advice = f"counts seem to be in {', '.join(counted)}" if counted else "if it is log1p-normalised, declare matrix_state='log1p'"
-            return [f"{where} is declared as counts, but {share:.0%} of its non-zero values are not integers (largest {values.max():.4g}): {advice}"]
+            return [
+                f"{where} is declared as counts, but {share:.0%} of its non-zero values are not integers (largest {values.max():.4g}): {advice}"
+            ]
         if values.max() > _LARGEST_EXACT:
             return [f"{where} has a count of {values.max():.0f}, more than float32 holds exactly (2^24): this cannot be a UMI count"]
     elif matrix_state == "log1p":
         if values.max() > _LARGEST_LOG1P:
-            return [f"{where} is declared as log1p, but its largest value is {values.max():.4g}: these look like raw counts, declare matrix_state='counts'"]
+            return [
+                f"{where} is declared as log1p, but its largest value is {values.max():.4g}: these look like raw counts, declare matrix_state='counts'"
+            ]
         if not fractional.size:
-            return [f"{where} is declared as log1p, but every value is an integer (largest {values.max():.0f}): declare matrix_state='counts'"]
+            return [
+                f"{where} is declared as log1p, but every value is an integer (largest {values.max():.0f}): declare matrix_state='counts'"
+            ]
     return []
 
 

@@ -96,7 +96,9 @@ def read_cells(adata: AnnData, setup: Setup, genes: Sequence[str], *, controls_o
     if controls_only and setup.perturbation_key in adata.obs:
         positions = np.flatnonzero(is_control_mask(adata.obs[setup.perturbation_key].astype(str), setup))
         if not len(positions):
-            raise DataError(f"none of these cells is a control ({setup.perturbation_key} = {setup.control!r}): predictions start from control cells")
+            raise DataError(
+                f"none of these cells is a control ({setup.perturbation_key} = {setup.control!r}): predictions start from control cells"
+            )
         adata = adata[positions]
     counts, library = read_counts(adata, setup)
     context, contexts = read_contexts(adata.obs, setup)
@@ -163,7 +165,9 @@ def gene_positions(have: Iterable[str], want: Sequence[str]) -> np.ndarray:
         if any(name.startswith("ENS") for name in position) != any(name.startswith("ENS") for name in want):
             kind = " (one side has Ensembl ids, the other gene symbols)"
         listed = ", ".join(map(repr, missing[:3]))
-        raise DataError(f"{len(missing)} of the model's {len(want)} genes are not in var_names ({listed}){kind}: give cells with the genes of the model")
+        raise DataError(
+            f"{len(missing)} of the model's {len(want)} genes are not in var_names ({listed}){kind}: give cells with the genes of the model"
+        )
     return np.array([position[name] for name in want])
 
 
@@ -197,5 +201,7 @@ def requested(conditions: str | Sequence[str] | pd.DataFrame, setup: Setup) -> p
     for key in needed:
         if key not in table:
             listed = ", ".join(map(repr, needed))
-            raise ConfigError(f"this model also needs {key!r} for every condition: give conditions as a DataFrame with the columns {listed}")
+            raise ConfigError(
+                f"this model also needs {key!r} for every condition: give conditions as a DataFrame with the columns {listed}"
+            )
     return table

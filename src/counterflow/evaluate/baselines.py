@@ -57,7 +57,9 @@ class Control:
         for row, spec in enumerate(read_specs(table, self.setup)):
             obs = adata.obs.iloc[positions].copy()
             obs[self.setup.perturbation_key] = str(table[self.setup.perturbation_key].iloc[row])
-            blocks.append(anndata.AnnData(sparse.csr_matrix(move_cells(expression, self.effect(spec))), obs=obs, var=adata.var.loc[list(self.genes)]))
+            blocks.append(
+                anndata.AnnData(sparse.csr_matrix(move_cells(expression, self.effect(spec))), obs=obs, var=adata.var.loc[list(self.genes)])
+            )
         return anndata.concat(blocks, index_unique="-") if len(blocks) > 1 else blocks[0]
 
 

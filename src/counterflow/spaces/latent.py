@@ -85,7 +85,9 @@ class LatentSpace(nn.Module):
             scvi.settings.seed = seed
             scvi.model.SCVI.setup_anndata(cells)
             width = self.vae.z_encoder.encoder.fc_layers
-            model = scvi.model.SCVI(cells, n_hidden=width[0][0].out_features, n_latent=self.state_shape[0], n_layers=len(width), gene_likelihood="nb")
+            model = scvi.model.SCVI(
+                cells, n_hidden=width[0][0].out_features, n_latent=self.state_shape[0], n_layers=len(width), gene_likelihood="nb"
+            )
             model.train(
                 max_epochs=epochs, batch_size=batch_size, train_size=1.0, accelerator="cpu", enable_progress_bar=False, logger=False,
                 enable_checkpointing=False, enable_model_summary=False,
