@@ -133,6 +133,13 @@ def test_unseen_time(obs):
     assert set(tested["perturbation"]) == {"g0"} and set(tested["time"]) == {3.0}
 
 
+def test_two_times_after_the_control_are_enough():
+    obs = pd.DataFrame({"p": ["control", "A", "A"], "t": [0, 1, 3]})
+    keys = Keys("p", "control", time_key="t")
+    assert build_split("unseen_time", obs, keys).labels(obs).tolist() == ["train", "test", "train"]
+    assert build_split("unseen_time", obs, keys, level="last").labels(obs).tolist() == ["train", "train", "test"]
+
+
 def test_lopo_and_its_folds(obs):
     splits = folds("lopo", obs, KEYS)
     assert [split.arguments["held_out"] for split in splits] == sorted([*GENES, "d1", "d2", "x", "y"])
@@ -249,7 +256,7 @@ def small(*labels, **columns):
         ("unseen_context", small("A", c=["K", "K"]), {"held_out": "k562"}, "no context is called 'k562'"),
         ("unseen_context", small("A", "A", c=["K", "K", "L"]), {"held_out": "L"}, "'L' lacks control cells"),
         ("unseen_context", small("A", c=["K", "K"]), {}, "at least 2 contexts"),
-        ("unseen_dose", small("A", "A", d=[0, 1, 2]), {}, "3 or more levels of dose"),
+        ("unseen_dose", small("A", "A", "B", d=[0, 1, 1, 2]), {}, "2 or more levels of dose"),
         ("unseen_dose", small("A", "A", "A", d=[0, 1, 2, 3]), {"level": 5}, "has the dose 5"),
         ("unseen_dose", small("A", d=["no", "1 uM"]), {}, "not a number"),
         ("unseen_time", small("A"), {}, "give time_key"),

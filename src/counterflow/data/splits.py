@@ -7,7 +7,7 @@ split                  held out                                                 
 `lopo`                 one gene or compound (leave one perturbation out)                all other conditions
 `unseen_combination`   combinations                                                     every single, other combinations
 `unseen_context`       all perturbed cells of one cell type, donor, line ...            its controls, the other contexts
-`unseen_dose`          one level of every perturbation measured at three or more        the other levels
+`unseen_dose`          one level of every perturbation measured at two or more          the other levels
 `unseen_time`          the same for time                                                the other levels
 `random`               cells: NOT a test of generalisation, every condition is seen     the same conditions
 =====================  ===============================================================  ===================================
@@ -151,8 +151,9 @@ def unseen_context(obs: pd.DataFrame, keys: Keys, *, held_out: str | None = None
 
 
 def unseen_dose(obs: pd.DataFrame, keys: Keys, *, level: float | str = "middle", seed: int = 0, val_fraction: float = 0.1) -> Split:
-    """Hold out one dose `level`: "middle" (interpolation), "last" (extrapolation) or a dose, for perturbations measured at three or more.
+    """Hold out one dose `level`: "middle" (interpolation), "last" (extrapolation) or a dose, of every perturbation measured at two or more.
 
+    With the control, which is dose 0, these are at least three levels: one to ask for and two to learn from.
     Validation is a share of the conditions that are left of these perturbations.
     """
     return _unseen_level("dose", keys.dose_key, obs, keys, level, seed, val_fraction)
@@ -258,18 +259,23 @@ def _unseen_level(axis: str, key: str | None, obs: pd.DataFrame, keys: Keys, lev
     table = _table(obs, keys)
     perturbed = table[~table["is_control"]]
     levels_of = perturbed.groupby("perturbation")[axis].agg(lambda values: sorted(set(values), key=float))
-    levels_of = levels_of[levels_of.map(len) >= 3]
+    levels_of = levels_of[levels_of.map(len) >= 2]
     found = sorted(set(perturbed[axis]), key=float)
-    _need(len(levels_of) > 0, name, f"a perturbation at 3 or more levels of {axis}; obs[{key!r}] has {found}", "unseen_perturbation")
+    _need(
+        len(levels_of) > 0,
+        name,
+        f"a perturbation at 2 or more levels of {axis} besides the control; obs[{key!r}] has {found}",
+        "unseen_perturbation",
+    )
     levels = sorted(set().union(*levels_of), key=float)
     if level == "middle":
-        chosen = levels[len(levels) // 2]
+        chosen = levels[(len(levels) - 1) // 2]
     elif level == "last":
         chosen = levels[-1]
     else:
         chosen = next((known for known in levels if known == str(level) or _same_number(known, level)), "")
     if not chosen:
-        raise DataError(f"{name}: no perturbation at 3 or more levels has the {axis} {level!r}; it is 'middle', 'last' or one of {levels}")
+        raise DataError(f"{name}: no perturbation at 2 or more levels has the {axis} {level!r}; it is 'middle', 'last' or one of {levels}")
     units = perturbed.assign(unit=unit_names(perturbed, UNITS[name])).drop_duplicates("unit").set_index("unit").sort_index()
     varied = units["perturbation"].isin(levels_of.index)
     held_out = units.index[varied & (units[axis] == chosen)]
