@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -180,6 +181,9 @@ def test_spelling_of_conditions_does_not_matter(obs):
 def test_data_hash(obs):
     assert data_hash(obs, KEYS) == data_hash(obs.iloc[::-1], KEYS) == data_hash(obs.astype({"perturbation": "category"}), KEYS)
     assert data_hash(obs, KEYS) != data_hash(obs.iloc[1:], KEYS)
+    table = pd.DataFrame({"p": ["control", "B+A"], "c": ["K", "K"], "d": [0, 0.5], "t": [0, 3]})
+    expected = hashlib.sha256(b"perturbation\tcontext\tdose\ttime\nA+B\tK\t0.5\t3\t1\ncontrol\tK\t0\t0\t1").hexdigest()
+    assert data_hash(table, Keys("p", "control", context_key="c", dose_key="d", time_key="t")) == expected  # the same on any machine
     split = build_split("lopo", obs, KEYS)
     with pytest.raises(DataError, match="built on other data"):
         split.verify(obs.iloc[1:])

@@ -164,9 +164,9 @@ def condition_table(obs: pd.DataFrame, keys: Keys) -> pd.DataFrame:
     DataError
         If a key column is missing or has empty entries, or a dose or time is not a number.
     """
-    columns = {"perturbation": [keys.perturbation_key], "context": list(keys.context_key)}
-    columns |= {name: [key] for name, key in (("dose", keys.dose_key), ("time", keys.time_key)) if key is not None}
-    for key in (key for group in columns.values() for key in group):
+    for key in (keys.perturbation_key, *keys.context_key, keys.dose_key, keys.time_key):
+        if key is None:
+            continue
         if key not in obs:
             raise DataError(f"obs has no column {key!r}: {near(key, obs.columns)}")
         if obs[key].isna().any():
@@ -174,10 +174,11 @@ def condition_table(obs: pd.DataFrame, keys: Keys) -> pd.DataFrame:
     table = pd.DataFrame(index=obs.index)
     table["perturbation"] = _map_levels(obs[keys.perturbation_key], lambda label: canonical(str(label), keys.delimiter, keys.control))
     table["is_control"] = (table["perturbation"] == keys.control).to_numpy()
-    contexts = [_map_levels(obs[key], str) for key in columns["context"]]
+    contexts = [_map_levels(obs[key], str) for key in keys.context_key]
     table["context"] = _join(contexts) if contexts else ""
-    for name in columns.keys() - {"perturbation", "context"}:
-        table[name] = _map_levels(obs[columns[name][0]], partial(_number, name))
+    for name, key in (("dose", keys.dose_key), ("time", keys.time_key)):  # in this order: it is part of the hash
+        if key is not None:
+            table[name] = _map_levels(obs[key], partial(_number, name))
     return table
 
 
@@ -197,7 +198,7 @@ def _map_levels(column: pd.Series, function: Callable[[object], str]) -> pd.Seri
 
 def _number(name: str, value: object) -> str:
     try:
-        return f"{float(value):g}"  # type: ignore[arg-type]
+        return f"{float(value):.12g}"  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise DataError(f"the {name} {value!r} is not a number: give the {name} column as numbers in one unit") from None
 
