@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from counterflow import backbones, spaces
 from counterflow.conditions.encoder import ConditionEncoder
 from counterflow.conditions.features import feature_table
-from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.effects import AdditiveRule
-from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.genes import select_genes
+from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.screen import Screen, describe, read_cells, read_screen, read_specs, requested
 from counterflow.errors import CheckpointError, ConfigError, DataError, near
 from counterflow.fitting import feature_order, fit_rule, states_of, training_steps, vocabulary_of

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from counterflow.conditions.encoder import ConditionEncoder
 from counterflow.errors import ConfigError, near
+from counterflow.flow.choose import choose
 from counterflow.flow.coupling import COUPLINGS, Coupling, couple, genot
 from counterflow.flow.guidance import bind, classifier_free, contrast
 from counterflow.flow.path import Prediction, flow_loss, interpolate
 from counterflow.flow.time import TIMES, TimeSampler
-from counterflow.flow.choose import choose
 from counterflow.types import Batch, Condition, ConditionIds, Velocity
 
 Source = Literal["control", "noise"]

@@ -16,7 +16,7 @@ from counterflow.errors import ConfigError
 from counterflow.types import ConditionSpec
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    pass
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
         warnings.simplefilter("ignore")
         try:
             return anndata.read_h5ad(file)
-        except Exception as error:  # noqa: BLE001  (whatever a damaged file makes the reader raise)
+        except Exception as error:
             raise DataError(
                 f"{shown} cannot be read ({type(error).__name__}: {_first_line(error)}): the file is damaged or incomplete"
             ) from error

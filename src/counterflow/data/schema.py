@@ -65,7 +65,7 @@ class Setup:
             "split_key": self.split_key,
         }
         columns = {column: option for option, column in single.items() if column is not None}
-        return columns | {key: "covariate_keys" for key in self.covariate_keys} | {key: "match_keys" for key in self.match_keys}
+        return columns | dict.fromkeys(self.covariate_keys, "covariate_keys") | dict.fromkeys(self.match_keys, "match_keys")
 
 
 def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:

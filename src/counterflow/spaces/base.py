@@ -8,7 +8,6 @@ import numpy as np
 from scipy import sparse
 from torch import Tensor
 
-
 TARGET_SUM = 1e4
 
 
