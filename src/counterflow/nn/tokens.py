@@ -39,7 +39,7 @@ class GeneLayout(nn.Module):
         super().__init__()
         if not 1 <= genes_per_token <= n_features:
             raise ConfigError(f"genes_per_token must be between 1 and the number of features {n_features}, not {genes_per_token}")
-        if order is not None and not torch.equal(order.sort().values.cpu(), torch.arange(n_features)):
+        if order is not None and not order.is_meta and not torch.equal(order.sort().values, torch.arange(n_features, device=order.device)):
             raise ConfigError(f"the order of the features must be a permutation of 0 .. {n_features - 1}, each once")
         self.genes_per_token = genes_per_token
         self.n_tokens = math.ceil(n_features / genes_per_token)
