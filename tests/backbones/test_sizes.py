@@ -10,7 +10,7 @@ def n_parameters(name, size, n_features=250, **kwargs):
         return sum(p.numel() for p in build(name, (n_features,), 128, size=size, **kwargs).parameters())
 
 
-@pytest.mark.parametrize("name", ["mlp", "dit", "set"])
+@pytest.mark.parametrize("name", ["mlp", "dit", "set", "ssm"])
 def test_sizes_grow_from_small_for_a_cpu_to_large(name):
     sizes = [n_parameters(name, size) for size in ("XS", "S", "B", "L")]
     assert sizes[0] < 5e5

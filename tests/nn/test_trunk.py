@@ -23,13 +23,15 @@ def make_condition(batch):
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_one_time_and_one_condition_broadcast_over_the_cells(conditioning):
-    trunk, tokens, one = make_trunk(conditioning), torch.randn(4, 6, 8), make_condition(1)
+    trunk, tokens = make_trunk(conditioning).double(), torch.randn(4, 6, 8).double()
+    one = make_condition(1)
+    one = Condition(one.pooled.double(), one.tokens.double(), one.mask)
     everywhere = Condition(*(part.repeat(4, *[1] * (part.ndim - 1)) for part in one))
     expected, _ = trunk(tokens, torch.full((4,), 0.3), everywhere)
     for t in (torch.tensor(0.3), torch.tensor([0.3])):
         got, c = trunk(tokens, t, one)
         assert c.shape == (1, 1, 8)
-        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)

@@ -39,7 +39,7 @@ class GeneLayout(nn.Module):
         super().__init__()
         if not 1 <= genes_per_token <= n_features:
             raise ConfigError(f"genes_per_token must be between 1 and the number of features {n_features}, not {genes_per_token}")
-        if order is not None and not torch.equal(order.sort().values.cpu(), torch.arange(n_features)):
+        if order is not None and not order.is_meta and not torch.equal(order.sort().values, torch.arange(n_features, device=order.device)):
             raise ConfigError(f"the order of the features must be a permutation of 0 .. {n_features - 1}, each once")
         self.genes_per_token = genes_per_token
         self.n_tokens = math.ceil(n_features / genes_per_token)
@@ -61,7 +61,8 @@ class GeneLayout(nn.Module):
 class GeneTokenizer(nn.Module):
     """Genes to tokens: `token = E + sum over its genes of value * W_gene`. There are no positions: E says which token it is.
 
-    All tokens start with the same directions W, so that a value means the same everywhere until training says otherwise.
+    E and W start at the scale of the values themselves (unit variance): with the small rows that are usual for positions, a token's value
+    drowns out which gene it is, and short fits stall.
 
     Parameters
     ----------
@@ -75,8 +76,7 @@ class GeneTokenizer(nn.Module):
         super().__init__()
         self.layout = GeneLayout(n_features, genes_per_token, order)
         self.embedding = Parameter(torch.randn(self.layout.n_tokens, width))
-        direction = torch.randn(1, genes_per_token, width) / math.sqrt(genes_per_token)
-        self.direction = Parameter(direction.repeat(self.layout.n_tokens, 1, 1))
+        self.direction = Parameter(torch.randn(self.layout.n_tokens, genes_per_token, width) / math.sqrt(genes_per_token))
 
     def forward(self, x: Float[Tensor, "b s"], features: Int[Tensor, "s"] | None = None) -> Float[Tensor, "b n d"]:
         """Tokens of the cells `x`; `features` are the indices of the genes in `x` when it holds a subset or another order."""
@@ -92,6 +92,8 @@ class GeneTokenizer(nn.Module):
 
 class GeneHead(nn.Module):
     """Tokens to genes: modulated norm, then for every token its own linear to its genes. Starts at exactly 0; tied to nothing.
+
+    A linear shared by all tokens would have to read a different set of genes from each with the same weights.
 
     Parameters
     ----------
