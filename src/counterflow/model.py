@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,13 +23,17 @@ from counterflow.errors import CheckpointError, ConfigError, DataError, near
 from counterflow.fitting import feature_order, fit_rule, states_of, training_steps, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.module import FlowModule, Source
-from counterflow.prediction import Sampling, counterfactual, describe_rows, new_cells, to_anndata
+from counterflow.calibration import UNTESTED, agreement, folds, kind_of, learn_weights
+from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, displaced, new_cells, to_anndata
 from counterflow.reference import Reference
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.types import ConditionIds, ConditionSpec
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+DEFAULT_STEPS = 1000
 
 
 class CounterFlow:
@@ -118,6 +122,7 @@ class CounterFlow:
         self.history: list[dict[str, float]] = []
         self.is_trained = False
         self.rule: AdditiveRule | None = None
+        self.flow_weight: dict[str, float] = {}
         self.adata = adata
         if adata is not None:
             self._read(adata, perturbation_features, space)
@@ -242,34 +247,58 @@ class CounterFlow:
         trainer_kwargs
             For `lightning.Trainer`.
         """
-        from counterflow import training
-
         if self.adata is None:
             raise ConfigError("this model was loaded without data: give adata to CounterFlow.load to train further")
         seed, cells = self.config["seed"], self._train_cells
         self.space.fit(cells.counts, cells.library, seed=seed)
         states = states_of(cells, self.space)
-        self.rule = fit_rule(cells, states) if self.config["anchor"] else None
-        self.module = self.build_module(feature_order(states(np.flatnonzero(cells.is_control)[:2000])))
+        self._order = feature_order(states(np.flatnonzero(cells.is_control)[:2000]))
         n_sets, set_size = max(1, batch_size // set_size), min(set_size, batch_size)
         if max_steps is None:
-            max_steps = 2000 if max_epochs is None else max_epochs * max(1, -(-len(cells.cells) // (n_sets * set_size)))
-        plan: dict[str, Any] = {"n_sets": n_sets, "set_size": set_size, "seed": seed, "start": 0}
-        train = training_steps(cells, states, self.vocabulary, self.rule, self.setup, anchors=True, stop=max_steps, **plan)
-        self.history = training.fit(
-            self.module, train, self._validation(plan), lr=lr, weight_decay=weight_decay, seed=seed, early_stopping=early_stopping, run_dir=run_dir,
-            resume_from=resume_from, progress=progress, accelerator=accelerator, devices=devices, precision=precision, **trainer_kwargs,
-        )  # fmt: skip
-        self.module.cpu().eval()
+            max_steps = DEFAULT_STEPS if max_epochs is None else max_epochs * max(1, -(-len(cells.cells) // (n_sets * set_size)))
+        plan: dict[str, Any] = {"n_sets": n_sets, "set_size": set_size, "seed": seed, "start": 0, "stop": max_steps}
+        options: dict[str, Any] = {
+            "lr": lr, "weight_decay": weight_decay, "seed": seed, "progress": progress, "accelerator": accelerator, "devices": devices,
+            "precision": precision, **trainer_kwargs,
+        }  # fmt: skip
+        files = {"early_stopping": early_stopping, "run_dir": run_dir, "resume_from": resume_from}
+        self.module, self.rule, self.history = self._fit_flow(cells, states, plan, options | files)
+        self.flow_weight = self._calibrate(cells, states, plan, options) if self.rule is not None else {}
         self.is_trained = True
 
-    def _validation(self, plan: dict[str, Any]) -> Any:
+    def _fit_flow(
+        self, cells: Screen, states: Callable[[np.ndarray], Tensor], plan: dict[str, Any], options: dict[str, Any]
+    ) -> tuple[FlowModule, AdditiveRule | None, list[dict[str, float]]]:
+        from counterflow import training
+
+        rule = fit_rule(cells, states) if self.config["anchor"] else None
+        module = self.build_module(self._order)
+        steps = training_steps(cells, states, self.vocabulary, rule, self.setup, anchors=True, **plan)
+        history = training.fit(module, steps, self._validation(plan, rule) if "run_dir" in options else None, **options)
+        return module.cpu().eval(), rule, history
+
+    def _calibrate(self, cells: Screen, states: Callable[[np.ndarray], Tensor], plan: dict[str, Any], options: dict[str, Any]) -> dict[str, float]:
+        """Fit once more without some training conditions, and see how much of the flow's part holds there."""
+        how, units = Sampling(n_steps=10), []
+        for left_out in folds(cells, self.vocabulary.generalises, self.config["seed"]):
+            kept = np.flatnonzero(~left_out)
+            module, rule, _ = self._fit_flow(cells.rows(kept), lambda rows, kept=kept: states(kept[rows]), plan, options)
+            assert rule is not None
+
+            def displacement(rows: np.ndarray, spec: ConditionSpec, module: FlowModule = module) -> Tensor:
+                some = cells.rows(rows)
+                return displaced(module, states(rows), some, self._ids(spec, some), self._ids(ConditionSpec(), some), how)
+
+            units += agreement(cells, left_out, states, displacement, rule)
+        return learn_weights(units)
+
+    def _validation(self, plan: dict[str, Any], rule: AdditiveRule | None) -> Any:
         screen = self._screen
         chosen = (screen.split == "val") & ~screen.is_control
         if not chosen.any():
             return None
         cells = screen.rows(chosen | ((screen.split == "train") & screen.is_control))
-        return training_steps(cells, states_of(cells, self.space), self.vocabulary, self.rule, self.setup, anchors=False, stop=8, **plan)
+        return training_steps(cells, states_of(cells, self.space), self.vocabulary, rule, self.setup, anchors=False, **(plan | {"stop": 8}))
 
     def build_module(self, order: Tensor | None) -> FlowModule:
         """An untrained network for this model's vocabulary and space; `order` puts correlated state features side by side."""
@@ -346,8 +375,10 @@ class CounterFlow:
                 rows = np.sort(np.concatenate([draw.permutation(rows) for _ in range(-(-n_cells // len(rows)))])[:n_cells])
             some = cells.rows(rows)
             ids, factual = self._ids(spec, some), self._ids(ConditionSpec(), some)
-            counts, expected = counterfactual(self.module, self.space, some, ids, factual, self._shift(spec), how, device)
-            named = describe_rows(obs.iloc[rows], spec, self.setup, some.cells, self._support(spec, some))
+            support = self._support(spec, some)
+            correction = Correction(self._shift(spec), self._weights(spec, support))
+            counts, expected = counterfactual(self.module, self.space, some, ids, factual, correction, how, device)
+            named = describe_rows(obs.iloc[rows], spec, self.setup, some.cells, support)
             blocks.append(to_anndata(counts, expected, some.library, named, var, self._made(how, specs)))
         return _stack(blocks)
 
@@ -388,9 +419,11 @@ class CounterFlow:
             draw = np.random.default_rng([seed, 2])
             some = cells.rows(draw.choice(rows, n_cells))
             library = self.reference.draw_libraries(some, seed)
-            counts, expected = new_cells(self.module, self.space, some, library, self._ids(spec, some), self._shift(spec), how, device)
+            support = self._support(spec, some)
+            correction = Correction(self._shift(spec), self._weights(spec, support))
+            counts, expected = new_cells(self.module, self.space, some, library, self._ids(spec, some), correction, how, device)
             named = describe_rows(
-                obs.loc[list(some.cells)], spec, self.setup, [f"new{n}" for n in range(n_cells)], self._support(spec, some)
+                obs.loc[list(some.cells)], spec, self.setup, [f"new{n}" for n in range(n_cells)], support
             )
             blocks.append(to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, self._made(how, specs)))
         return _stack(blocks)
@@ -459,6 +492,13 @@ class CounterFlow:
 
     def _shift(self, spec: ConditionSpec) -> np.ndarray:
         return np.zeros(self.space.state_shape, dtype=np.float32) if self.rule is None else self.rule(spec).astype(np.float32)
+
+    def _weights(self, spec: ConditionSpec, support: list[str]) -> Tensor | None:
+        if self.rule is None:
+            return None
+        weight = UNTESTED | self.flow_weight
+        own = weight["unknown" if self.vocabulary.unknown(spec) else kind_of(spec, self.vocabulary.conditions)]
+        return torch.tensor([weight["context"] if label == "unseen-context" else own for label in support])
 
     def _support(self, spec: ConditionSpec, cells: Screen) -> list[str]:
         label = self.vocabulary.support(spec)

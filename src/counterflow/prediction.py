@@ -16,7 +16,7 @@ from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, condition_label, describe
 from counterflow.errors import ConfigError, DataError
 from counterflow.flow.choose import choose
-from counterflow.flow.solvers import SOLVERS
+from counterflow.flow.solvers import SOLVERS, last_step_euler
 from counterflow.module import FlowModule
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.spaces.counts import cell_noise, cell_seeds, draw_nb, round_counts, transport, transport_mean
@@ -54,11 +54,26 @@ class Sampling:
         return values
 
 
+@dataclass(frozen=True)
+class Correction:
+    """What is added to the flow: the shift of the additive rule (S), and how far the flow is trusted for each cell (n, or fully)."""
+
+    shift: np.ndarray
+    weight: Tensor | None = None
+
+    def apply(self, control: Tensor, after: Tensor, rows: np.ndarray) -> Tensor:
+        """States from the flow's end points; see `counterflow.calibration`."""
+        shift = torch.from_numpy(self.shift)
+        if self.weight is None:
+            return after + shift
+        return torch.lerp(control, after, self.weight[torch.from_numpy(rows)][:, None]) + shift
+
+
 @torch.no_grad()
 def solve(
-    module: FlowModule, control: Tensor | None, noise: Tensor | None, ids: ConditionIds, factual: ConditionIds, shift: Tensor, how: Sampling
+    module: FlowModule, control: Tensor | None, noise: Tensor | None, ids: ConditionIds, factual: ConditionIds, how: Sampling
 ) -> Tensor:
-    """States under `ids`. A control source starts at the control cells; a noise source inverts them under what they are, or starts at `noise`."""
+    """States under `ids`. A control source starts at the control cells; a noise source at `noise`, or inverts the control cells."""
     solver, grid = how.resolve(module.source)
     origin = control if module.origin is not None else None
     guided = module.velocity(
@@ -72,7 +87,13 @@ def solve(
     else:
         assert control is not None
         x0 = solver(module.velocity(factual), control, grid.flip(0))
-    return solver(guided, x0, grid) + shift
+    return (last_step_euler(solver) if module.prediction == "x" else solver)(guided, x0, grid)
+
+
+def displaced(module: FlowModule, control: Tensor, cells: Screen, ids: ConditionIds, factual: ConditionIds, how: Sampling) -> Tensor:
+    """What the flow alone moves given controls by (n x S)."""
+    noise = torch.from_numpy(cell_noise(how.seed, cell_seeds(cells.cells), control.shape[1])) if module.origin is not None else None
+    return solve(module, control, noise, ids, factual, how) - control
 
 
 def in_blocks(function: Callable[[np.ndarray], tuple[np.ndarray, ...]], n: int) -> tuple[np.ndarray, ...]:
@@ -91,7 +112,7 @@ def counterfactual(
     cells: Screen,
     ids: ConditionIds,
     factual: ConditionIds,
-    shift: np.ndarray,
+    correction: Correction,
     how: Sampling,
     device: torch.device,
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
@@ -104,10 +125,9 @@ def counterfactual(
         counts = cells.counts[rows]
         control = space.encode(counts, cells.library[rows])
         noise = torch.from_numpy(cell_noise(how.seed, seeds[rows], control.shape[1])) if module.origin is not None else None
-        after = solve(
-            module, control.to(device), noise if noise is None else noise.to(device), _rows(ids, rows, device), _rows(factual, rows, device),
-            torch.from_numpy(shift).to(device), how,
-        ).cpu()  # fmt: skip
+        start = None if noise is None else noise.to(device)
+        end = solve(module, control.to(device), start, _rows(ids, rows, device), _rows(factual, rows, device), how).cpu()
+        after = correction.apply(control, end, rows)
         _check_finite(after)
         expected = space.decode(after, exposure[rows])
         if space.decoder == "round":
@@ -121,7 +141,7 @@ def counterfactual(
 
 
 def new_cells(
-    module: FlowModule, space: StateSpace, start: Screen, library: np.ndarray, ids: ConditionIds, shift: np.ndarray, how: Sampling,
+    module: FlowModule, space: StateSpace, start: Screen, library: np.ndarray, ids: ConditionIds, correction: Correction, how: Sampling,
     device: torch.device,
 ) -> tuple[sparse.csr_matrix, np.ndarray]:  # fmt: skip
     """Counts and expectation of cells that are nobody's counterfactual: started at reference controls or at noise, counts drawn anew."""
@@ -130,10 +150,11 @@ def new_cells(
     dispersion = space.dispersion.cpu().numpy()
 
     def block(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        control = space.encode(start.counts[rows], start.library[rows]).to(device)
+        control = space.encode(start.counts[rows], start.library[rows])
         noise = torch.from_numpy(cell_noise(how.seed, seeds[rows], control.shape[1])).to(device) if module.source == "noise" else None
         some = _rows(ids, rows, device)
-        after = solve(module, control, noise, some, some, torch.from_numpy(shift).to(device), how).cpu()
+        end = solve(module, control.to(device), noise, some, some, how).cpu()
+        after = correction.apply(control, end, rows) if noise is None else end + torch.from_numpy(correction.shift)
         _check_finite(after)
         expected = space.decode(after, exposure[rows])
         drawn = round_counts(expected) if space.decoder == "round" else draw_nb(expected, dispersion, how.seed, seeds[rows])

@@ -42,6 +42,7 @@ def save(model: CounterFlow, path: Path, *, overwrite: bool) -> None:
             **model.trained_on,
         },
         "rule": None,
+        "flow_weight": model.flow_weight,
     }
     arrays = {"features": model.features, **model.reference.to_arrays()}
     if model.rule is not None:
@@ -86,6 +87,7 @@ def _rebuild(
     model.space = spaces.build(config["space"], len(model.genes), **config["space_kwargs"])
     model.reference = Reference.from_saved(manifest["reference"], arrays, len(model.genes))
     model.rule = None if manifest["rule"] is None else AdditiveRule.from_arrays([tuple(row) for row in manifest["rule"]], arrays["rule"])
+    model.flow_weight = {str(kind): float(weight) for kind, weight in manifest["flow_weight"].items()}
     model.trained_on = {key: value for key, value in manifest["training"].items() if key not in ("history", "conditions")}
     model.history = manifest["training"]["history"]
     order = torch.arange(int(np.prod(model.space.state_shape)))  # the stored order comes with the weights

@@ -48,6 +48,11 @@ class Vocabulary:
             columns.append(torch.tensor([code.get(str(name), 0) for name in covariates[key]], dtype=torch.long))
         return torch.stack(columns, dim=1) if columns else torch.zeros(rows, 0, dtype=torch.long)
 
+    @property
+    def generalises(self) -> bool:
+        """Whether there are entities known by their features only."""
+        return len(self.entities) > len(self.seen)
+
     def unknown(self, spec: ConditionSpec) -> list[str]:
         """Parts of a condition that the model knows nothing about."""
         return [part for part in spec.parts if part not in self.entities]
