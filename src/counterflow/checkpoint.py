@@ -20,7 +20,20 @@ from torch import Tensor
 from counterflow.errors import CheckpointError
 
 FORMAT, SCHEMA = "counterflow-model", 1
-KEYS = {"format", "schema", "package_version", "config", "setup", "genes", "vocabulary", "rule", "flow_weight", "reference", "training", "files"}
+KEYS = {
+    "format",
+    "schema",
+    "package_version",
+    "config",
+    "setup",
+    "genes",
+    "vocabulary",
+    "rule",
+    "flow_weight",
+    "reference",
+    "training",
+    "files",
+}
 WEIGHTS, ARRAYS, MANIFEST = "weights.safetensors", "arrays.safetensors", "model.json"
 
 

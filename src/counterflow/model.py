@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-DEFAULT_STEPS = 1000
+DEFAULT_STEPS = 600
 
 
 class CounterFlow:
@@ -56,7 +56,8 @@ class CounterFlow:
     perturbation_features
         ``coexpression``, ``learned``, or a DataFrame indexed by perturbation name.
     anchor
-        ``additive``: the flow starts from the additive rule and learns what it misses. ``None``: the flow learns the whole effect.
+        ``additive``: the flow starts from the additive rule and learns what it misses (default with a control source; fits the flow
+        two more times on less data to learn how far it holds). ``none``: the flow learns the whole effect (default with noise).
     n_top_genes
         Model this many highly variable genes (and the perturbed ones); ``None`` models all genes of the file.
     keep_controls
@@ -88,7 +89,7 @@ class CounterFlow:
         prediction: Prediction | None = None,
         conditioning: Literal["adaln", "cross", "in_context"] = "adaln",
         perturbation_features: str | pd.DataFrame = "coexpression",
-        anchor: Literal["additive"] | None = "additive",
+        anchor: Literal["additive", "none"] | None = None,
         time: Literal["uniform", "logit_normal", "mode"] | None = None,
         condition_dropout: float = 0.1,
         n_top_genes: int | None = None,
@@ -98,8 +99,8 @@ class CounterFlow:
         space_kwargs: dict[str, Any] | None = None,
         encoder_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        if anchor not in ("additive", None):
-            raise ConfigError(f"anchor={anchor!r} is unknown: use 'additive' or None")
+        if anchor not in ("additive", "none", None):
+            raise ConfigError(f"anchor={anchor!r} is unknown: {near(anchor, ('additive', 'none'))}")
         noise_default = space == "raw"
         source = source or ("noise" if noise_default else "control")
         self.config: dict[str, Any] = {
@@ -109,7 +110,7 @@ class CounterFlow:
             "coupling": coupling or ("ot" if source == "control" else "independent"),
             "prediction": prediction or ("x" if source == "noise" and noise_default else "v"),
             "conditioning": conditioning,
-            "anchor": anchor,
+            "anchor": anchor or ("additive" if source == "control" else "none"),
             "time": time or ("uniform" if source == "control" else "logit_normal"),
             "condition_dropout": condition_dropout,
             "n_top_genes": n_top_genes,
@@ -233,7 +234,7 @@ class CounterFlow:
         Parameters
         ----------
         max_epochs, max_steps
-            Length; an epoch is as many steps as it takes to see as many cells as there are. Default: 2,000 steps.
+            Length; an epoch is as many steps as it takes to see as many cells as there are. Default: 600 steps.
         lr, weight_decay
             Of AdamW, after a linear warm-up, decayed by a cosine.
         batch_size, set_size
@@ -271,13 +272,15 @@ class CounterFlow:
     ) -> tuple[FlowModule, AdditiveRule | None, list[dict[str, float]]]:
         from counterflow import training
 
-        rule = fit_rule(cells, states) if self.config["anchor"] else None
+        rule = fit_rule(cells, states) if self.config["anchor"] == "additive" else None
         module = self.build_module(self._order)
         steps = training_steps(cells, states, self.vocabulary, rule, self.setup, anchors=True, **plan)
         history = training.fit(module, steps, self._validation(plan, rule) if "run_dir" in options else None, **options)
         return module.cpu().eval(), rule, history
 
-    def _calibrate(self, cells: Screen, states: Callable[[np.ndarray], Tensor], plan: dict[str, Any], options: dict[str, Any]) -> dict[str, float]:
+    def _calibrate(
+        self, cells: Screen, states: Callable[[np.ndarray], Tensor], plan: dict[str, Any], options: dict[str, Any]
+    ) -> dict[str, float]:
         """Fit once more without some training conditions, and see how much of the flow's part holds there."""
         how, units = Sampling(n_steps=10), []
         for left_out in folds(cells, self.vocabulary.generalises, self.config["seed"]):
@@ -422,9 +425,7 @@ class CounterFlow:
             support = self._support(spec, some)
             correction = Correction(self._shift(spec), self._weights(spec, support))
             counts, expected = new_cells(self.module, self.space, some, library, self._ids(spec, some), correction, how, device)
-            named = describe_rows(
-                obs.loc[list(some.cells)], spec, self.setup, [f"new{n}" for n in range(n_cells)], support
-            )
+            named = describe_rows(obs.loc[list(some.cells)], spec, self.setup, [f"new{n}" for n in range(n_cells)], support)
             blocks.append(to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, self._made(how, specs)))
         return _stack(blocks)
 

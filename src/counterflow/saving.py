@@ -78,7 +78,7 @@ def load(cls: type[CounterFlow], path: Path, backbone: nn.Module | None, trust_p
 def _rebuild(
     cls: type[CounterFlow], manifest: dict[str, Any], config: dict[str, Any], weights: dict[str, Tensor], arrays: dict[str, np.ndarray]
 ) -> CounterFlow:
-    options = {key: value for key, value in config.items() if value is not None or key == "anchor"}
+    options = {key: value for key, value in config.items() if value is not None}
     model = cls(None, **options)
     model.setup = Setup.from_dict(manifest["setup"])
     model.genes = tuple(manifest["genes"])

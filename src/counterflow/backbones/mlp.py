@@ -19,7 +19,8 @@ from counterflow.types import Condition
 
 SIZES = {
     "XS": {"width": 64, "depth": 2, "n_heads": 2},
-    "S": {"width": 256, "depth": 4, "n_heads": 4},
+    "S": {"width": 128, "depth": 3, "n_heads": 4},
+    "M": {"width": 256, "depth": 4, "n_heads": 4},
     "B": {"width": 512, "depth": 6, "n_heads": 8},
     "L": {"width": 1024, "depth": 6, "n_heads": 16},
 }
@@ -127,7 +128,7 @@ def mlp(
     condition_dim
         Width of the condition.
     size
-        `"XS"`, `"S"`, `"B"` or `"L"`; `width`, `depth` and `n_heads` override its numbers.
+        `"XS"`, `"S"`, `"M"`, `"B"` or `"L"`; `width`, `depth` and `n_heads` override its numbers.
     conditioning
         `"adaln"`: time + pooled condition by FiLM. `"cross"`: time by FiLM, and the hidden state attends to the condition tokens.
 

@@ -8,7 +8,8 @@ from scipy import sparse
 from torch import Tensor
 
 import os
-RIDGE=float(os.environ.get("RIDGE","100"))
+
+RIDGE = float(os.environ.get("RIDGE", "100"))
 _HALVINGS = 12
 _ENOUGH = 0.01  # nats, of the gene that still gains most
 
