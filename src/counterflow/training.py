@@ -54,7 +54,8 @@ class FlowTraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW; linear warm-up, then cosine to zero."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99), fused=True)
+        fused = "mixed" not in str(self.trainer.precision)  # Lightning cannot clip the gradients of a fused optimiser under autocast
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99), fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
