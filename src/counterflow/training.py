@@ -134,8 +134,8 @@ def fit(
         )
         trainer.fit(
             training,
-            DataLoader(train, batch_size=None),
-            DataLoader(val, batch_size=None) if val is not None else None,
+            _loader(train),
+            None if val is None else _loader(val),
             ckpt_path=None if resume_from is None else _readable(resume_from),
             weights_only=True,
         )
@@ -143,6 +143,11 @@ def fit(
         raise KeyboardInterrupt
     module.eval()
     return history.rows
+
+
+def _loader(steps: StepDataset) -> DataLoader[Batch]:
+    """Batches as they come; the generator is there because a loader without one draws from the caller's."""
+    return DataLoader(steps, batch_size=None, generator=torch.Generator())
 
 
 @contextmanager
