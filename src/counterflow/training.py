@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ def fit(
     accelerator: str = "auto",
     devices: Any = "auto",
     precision: Any = "32-true",
+    callbacks: Sequence[L.Callback] = (),
     **trainer_kwargs: Any,
 ) -> list[dict[str, float]]:
     """Train `module` in place (it ends with the averaged weights) and return the logged history.
@@ -99,24 +100,24 @@ def fit(
         module, lr=lr, weight_decay=weight_decay, max_steps=train.stop, warmup=min(1000, max(1, train.stop // 20)), seed=seed
     )
     history = History()
-    callbacks: list[Any] = [WeightAveraging(avg_fn=ema_update), history]
+    own: list[L.Callback] = [WeightAveraging(avg_fn=ema_update), history]
     check_every = max(1, min(train.stop // 20, len(train)))
     if val is not None and early_stopping:
-        callbacks.append(EarlyStopping("val_loss", patience=patience))
+        own.append(EarlyStopping("val_loss", patience=patience))
     if run_dir is not None:
-        callbacks.append(
+        own.append(
             ModelCheckpoint(
                 dirpath=Path(run_dir) / "checkpoints", filename="last", every_n_train_steps=check_every, enable_version_counter=False
             )
         )
     if progress:
-        callbacks.append(_progress_bar())
+        own.append(_progress_bar())
     module.train()
     with _quiet_lightning():
         trainer = L.Trainer(
             max_steps=train.stop,
             max_epochs=-1,
-            callbacks=callbacks,
+            callbacks=[*own, *callbacks],
             logger=CSVLogger(run_dir, name="", version="") if run_dir is not None else False,
             enable_checkpointing=run_dir is not None,
             enable_model_summary=False,
