@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -112,6 +113,8 @@ def fit(
         )
     if progress:
         own.append(_progress_bar())
+    if resume_from is not None:
+        train.start = _step_of(resume_from)
     module.train()
     with _quiet_lightning():
         trainer = L.Trainer(
@@ -137,7 +140,7 @@ def fit(
             training,
             _loader(train),
             None if val is None else _loader(val),
-            ckpt_path=None if resume_from is None else _readable(resume_from),
+            ckpt_path=None if resume_from is None else os.fspath(resume_from),
             weights_only=True,
         )
     if trainer.interrupted:
@@ -166,10 +169,14 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _readable(path: str | os.PathLike[str]) -> str:
-    if not Path(path).is_file():
-        raise CheckpointError(f"nothing to resume from: {os.fspath(path)!r} does not exist")
-    return os.fspath(path)
+def _step_of(checkpoint: str | os.PathLike[str]) -> int:
+    """The number of optimiser steps behind a checkpoint; the batches go on from there."""
+    if not Path(checkpoint).is_file():
+        raise CheckpointError(f"nothing to resume from: {os.fspath(checkpoint)!r} does not exist")
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    except (RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+        raise CheckpointError(f"{os.fspath(checkpoint)!r} is not a checkpoint of a run, or is damaged: {error}") from None
 
 
 class History(L.Callback):
