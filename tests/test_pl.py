@@ -7,9 +7,9 @@ from anndata import AnnData
 from scipy import sparse
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
-from counterflow import DataError, pl  # noqa: E402
+from counterflow import DataError, pl
 
 
 def cells(n, seed, shift=0.0):

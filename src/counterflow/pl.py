@@ -94,7 +94,8 @@ def effect(
     ax.axhline(0, color="#cccccc", linewidth=0.8, zorder=0)
     ax.axvline(0, color="#cccccc", linewidth=0.8, zorder=0)
     first = np.asarray(next(iter(series.values())), dtype=float).ravel()
-    for i in np.argsort(-np.abs(true_effect))[:n_labels] if genes is not None else ():
+    for i in np.argsort(-np.abs(true_effect))[: n_labels if genes is not None else 0]:
+        assert genes is not None
         right = true_effect[i] < 0
         ax.annotate(
             str(genes[i]), (true_effect[i], first[i]), xytext=(5 if right else -5, 3), textcoords="offset points", fontsize=8,
@@ -136,7 +137,8 @@ def top_genes(
         drawn: Any = ax.violinplot(expression[:, chosen], positions=at, widths=0.26, showextrema=False, bw_method=0.25)
         for body in drawn["bodies"]:
             body.set(facecolor=COLOURS[name], edgecolor="none", alpha=0.6)
-        ax.scatter(at, expression[:, chosen].mean(0), s=26, marker=MARKERS[name], c=COLOURS[name], edgecolors="black", linewidths=0.8, label=name, zorder=3)  # fmt: skip
+        style: dict[str, Any] = {"marker": MARKERS[name], "c": COLOURS[name], "edgecolors": "black", "linewidths": 0.8}
+        ax.scatter(at, expression[:, chosen].mean(0), s=26, label=name, zorder=3, **style)
     ax.set_xticks(np.arange(len(chosen)), [names[i] for i in chosen])
     ax.set(ylabel="log1p of counts per 10,000", title=title or "genes that change most (points: means)", ylim=(0, None))
     ax.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
@@ -169,7 +171,7 @@ def _axes(ax: Axes | None) -> Axes:
 
 def _finish(ax: Axes, show: bool, save: str | os.PathLike[str] | None) -> Axes:
     if save is not None:
-        ax.figure.savefig(save, dpi=150)
+        ax.get_figure(root=True).savefig(save, dpi=150)  # type: ignore[union-attr]
     if show:
         import matplotlib.pyplot as plt
 
