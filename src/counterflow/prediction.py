@@ -197,5 +197,6 @@ def describe_rows(obs: pd.DataFrame, spec: ConditionSpec, setup: Setup, cells: S
         out[setup.time_key] = spec.time
     name = describe(spec, setup)
     out["condition"], out["source_cell"], out["support"] = name, list(cells), list(support)
-    out.index = pd.Index([f"{cell}|{name}" for cell in cells], dtype=str)
+    seen = out.groupby("source_cell", sort=False).cumcount()  # a control may be used more than once
+    out.index = pd.Index([f"{cell}|{name}" + (f"|{n + 1}" if n else "") for cell, n in zip(cells, seen, strict=True)], dtype=str)
     return out

@@ -6,9 +6,10 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -54,7 +55,8 @@ class FlowTraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW; linear warm-up, then cosine to zero."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99), fused=True)
+        fused = "mixed" not in str(self.trainer.precision)  # Lightning cannot clip the gradients of a fused optimiser under autocast
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99), fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -88,6 +90,7 @@ def fit(
     accelerator: str = "auto",
     devices: Any = "auto",
     precision: Any = "32-true",
+    callbacks: Sequence[L.Callback] = (),
     **trainer_kwargs: Any,
 ) -> list[dict[str, float]]:
     """Train `module` in place (it ends with the averaged weights) and return the logged history.
@@ -98,24 +101,26 @@ def fit(
         module, lr=lr, weight_decay=weight_decay, max_steps=train.stop, warmup=min(1000, max(1, train.stop // 20)), seed=seed
     )
     history = History()
-    callbacks: list[Any] = [WeightAveraging(avg_fn=ema_update), history]
+    own: list[L.Callback] = [WeightAveraging(avg_fn=ema_update), history]
     check_every = max(1, min(train.stop // 20, len(train)))
     if val is not None and early_stopping:
-        callbacks.append(EarlyStopping("val_loss", patience=patience))
+        own.append(EarlyStopping("val_loss", patience=patience))
     if run_dir is not None:
-        callbacks.append(
+        own.append(
             ModelCheckpoint(
                 dirpath=Path(run_dir) / "checkpoints", filename="last", every_n_train_steps=check_every, enable_version_counter=False
             )
         )
     if progress:
-        callbacks.append(_progress_bar())
+        own.append(_progress_bar())
+    if resume_from is not None:
+        train.start = _step_of(resume_from)
     module.train()
     with _quiet_lightning():
         trainer = L.Trainer(
             max_steps=train.stop,
             max_epochs=-1,
-            callbacks=callbacks,
+            callbacks=[*own, *callbacks],
             logger=CSVLogger(run_dir, name="", version="") if run_dir is not None else False,
             enable_checkpointing=run_dir is not None,
             enable_model_summary=False,
@@ -133,15 +138,20 @@ def fit(
         )
         trainer.fit(
             training,
-            DataLoader(train, batch_size=None),
-            DataLoader(val, batch_size=None) if val is not None else None,
-            ckpt_path=None if resume_from is None else _readable(resume_from),
+            _loader(train),
+            None if val is None else _loader(val),
+            ckpt_path=None if resume_from is None else os.fspath(resume_from),
             weights_only=True,
         )
     if trainer.interrupted:
         raise KeyboardInterrupt
     module.eval()
     return history.rows
+
+
+def _loader(steps: StepDataset) -> DataLoader[Batch]:
+    """Batches as they come; the generator is there because a loader without one draws from the caller's."""
+    return DataLoader(steps, batch_size=None, generator=torch.Generator())
 
 
 @contextmanager
@@ -159,10 +169,14 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _readable(path: str | os.PathLike[str]) -> str:
-    if not Path(path).is_file():
-        raise CheckpointError(f"nothing to resume from: {os.fspath(path)!r} does not exist")
-    return os.fspath(path)
+def _step_of(checkpoint: str | os.PathLike[str]) -> int:
+    """The number of optimiser steps behind a checkpoint; the batches go on from there."""
+    if not Path(checkpoint).is_file():
+        raise CheckpointError(f"nothing to resume from: {os.fspath(checkpoint)!r} does not exist")
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    except (RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+        raise CheckpointError(f"{os.fspath(checkpoint)!r} is not a checkpoint of a run, or is damaged: {error}") from None
 
 
 class History(L.Callback):

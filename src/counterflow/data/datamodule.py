@@ -39,7 +39,7 @@ class StepDataset(IterableDataset[Batch]):
         self.start, self.stop = start, stop
 
     def __len__(self) -> int:
-        return max(self.stop - self.start, 0)
+        return self.stop  # of the whole run: Lightning counts the batches before a resumed `start`, too
 
     def __iter__(self) -> Iterator[Batch]:
         for step in range(self.start, self.stop):

@@ -68,7 +68,7 @@ def read_screen(adata: AnnData, setup: Setup, genes: Sequence[str] | None = None
     context, contexts = read_contexts(adata.obs, setup)
     split = np.full(adata.n_obs, "train") if setup.split_key is None else adata.obs[setup.split_key].astype(str).to_numpy()
     if genes is not None:
-        counts = counts[:, gene_positions(adata.var_names, genes)]
+        counts = _columns(counts, gene_positions(adata.var_names, genes))
     return Screen(
         counts=counts,
         library=library,
@@ -104,7 +104,7 @@ def read_cells(adata: AnnData, setup: Setup, genes: Sequence[str], *, controls_o
     context, contexts = read_contexts(adata.obs, setup)
     n = adata.n_obs
     screen = Screen(
-        counts[:, columns], library, tuple(genes), tuple(adata.obs_names), (ConditionSpec(),), np.zeros(n, dtype=np.int64), contexts, context,
+        _columns(counts, columns), library, tuple(genes), tuple(adata.obs_names), (ConditionSpec(),), np.zeros(n, dtype=np.int64), contexts, context,
         adata.obs[list(setup.covariate_keys)].astype(str), np.full(n, "train"),
     )  # fmt: skip
     return screen, positions
@@ -154,6 +154,13 @@ def read_contexts(obs: pd.DataFrame, setup: Setup) -> tuple[np.ndarray, tuple[tu
     contexts = tuple(sorted(set(rows)))
     code = {level: i for i, level in enumerate(contexts)}
     return np.array([code[row] for row in rows], dtype=np.int64), contexts
+
+
+def _columns(counts: sparse.csr_matrix, positions: np.ndarray) -> sparse.csr_matrix:
+    """The genes at `positions`, each row sorted: sums over a row then give the same bits whatever the order in the file."""
+    chosen = counts[:, positions]
+    chosen.sort_indices()
+    return chosen
 
 
 def gene_positions(have: Iterable[str], want: Sequence[str]) -> np.ndarray:

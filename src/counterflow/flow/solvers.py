@@ -73,8 +73,9 @@ def dopri5(
 ) -> Tensor:
     """Adaptive, order 5 with a 4th-order error estimate: Dormand and Prince (1980), step control after Hairer, Norsett and Wanner.
 
-    Only the ends of `ts` matter. The whole batch takes the same steps; the error is a root mean square, so a tolerance means
-    the same for any number of features. Six evaluations per tried step, because the last stage is the next step's first.
+    Only the ends of `ts` matter. The whole batch takes the same steps, those that its most difficult cell needs; the error of a
+    cell is a root mean square, so a tolerance means the same for any number of features and of cells. Six evaluations per tried
+    step, because the last stage is the next step's first.
 
     Raises
     ------
@@ -106,7 +107,8 @@ def dopri5(
 
 
 def _rms(x: Tensor) -> float:
-    return float(x.square().mean().sqrt())
+    """Root mean square over the features of a cell, the largest of all cells."""
+    return float(x.reshape(len(x), -1).square().mean(1).max().sqrt())
 
 
 SOLVERS: dict[str, Solver] = {"euler": euler, "midpoint": midpoint, "heun": heun, "rk4": rk4, "dopri5": dopri5}

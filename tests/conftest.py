@@ -1,0 +1,48 @@
+"""What tests of every room share: small screens, tiny networks, and `--backbone` for networks of your own."""
+
+import pytest
+import torch
+
+from counterflow.data.simulate import SMALL, simulate_screen
+
+torch.set_num_threads(1)  # tiny networks: threads cost more than they give, and the suite shares its two cores
+
+SETUP = {"perturbation_key": "perturbation", "control": "control"}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--backbone",
+        metavar="PACKAGE.MODULE:NAME",
+        help="run the contract tests on this network of yours: pytest tests/contract --backbone ...",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_screen():
+    """4 perturbations, 3 pairs, 30 genes, 295 cells; with its truth. Shared: take a `copy()` of `.adata` before declaring it."""
+    return simulate_screen(**SMALL | {"n_genes": 30, "n_perturbations": 4, "n_pairs": 3})
+
+
+@pytest.fixture
+def declared(tiny_screen):
+    """A copy of the tiny screen's AnnData, declared."""
+    from counterflow import CounterFlow
+
+    adata = tiny_screen.adata.copy()
+    CounterFlow.setup_anndata(adata, **SETUP)
+    return adata
+
+
+@pytest.fixture
+def randomise():
+    """A fresh network ends in zeros and passes any test, so no weight is left as it was."""
+
+    def randomise(module, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.normal_(0, 0.05 if parameter.ndim > 1 else 0.1, generator=generator)
+        return module
+
+    return randomise

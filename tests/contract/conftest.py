@@ -1,0 +1,27 @@
+"""Which networks the contract is about: ours under every conditioning, or the one named by `--backbone`."""
+
+import inspect
+
+import pytest
+
+from counterflow.backbones import BACKBONES, resolve
+
+OF_OURS = {"width": 16, "depth": 1, "n_heads": 2}  # tiny: what holds for one block holds for twelve
+
+
+def pytest_generate_tests(metafunc):
+    if not {"backbone", "conditioning"} <= set(metafunc.fixturenames):
+        return
+    yours = metafunc.config.getoption("--backbone")
+    names = [yours] if yours else list(BACKBONES)
+    metafunc.parametrize(("backbone", "conditioning"), [(name, how) for name in names for how in _conditionings(name)])
+
+
+def _conditionings(name):
+    """A network without an argument `conditioning` has one way of its own, which goes under the name of the default."""
+    return ("adaln", "cross") if "conditioning" in inspect.signature(resolve(name)).parameters else ("adaln",)
+
+
+@pytest.fixture
+def backbone_kwargs(backbone):
+    return OF_OURS if backbone in BACKBONES else {}
