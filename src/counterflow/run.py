@@ -91,7 +91,9 @@ class RunDirectory:
             raise ConfigError(f"{shown} holds something that is not a run of counterflow: give another directory")
         if taken and not (resume or overwrite):
             state = "a finished run" if self.is_complete else "an unfinished run"
-            raise ConfigError(f"{shown} already holds {state}: give another --out, or --resume to go on with it, or --overwrite to replace it")
+            raise ConfigError(
+                f"{shown} already holds {state}: give another --out, or --resume to go on with it, or --overwrite to replace it"
+            )
 
     def start(self, config: Mapping[str, Any], facts: Mapping[str, Any], split: str | None) -> None:
         """Create the directory anew and write what is known before training."""

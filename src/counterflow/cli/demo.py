@@ -19,7 +19,7 @@ def parser() -> VerbParser:
 
 def run(argv: Sequence[str]) -> None:
     """Call `counterflow.demo.run`."""
+    options, terminal = parser().parse(argv)
     from counterflow import demo
 
-    options, terminal = parser().parse(argv)
     terminal.result(demo.run(Path(options.out), not (terminal.quiet or terminal.as_json)))

@@ -11,7 +11,9 @@ EXAMPLE = "  counterflow doctor screen.h5ad"
 
 def parser() -> VerbParser:
     """The options of `doctor`."""
-    verb = VerbParser("doctor", "FILE", "Look at a file: what is in it, what is wrong with it, how to declare it. Changes nothing.", EXAMPLE)
+    verb = VerbParser(
+        "doctor", "FILE", "Look at a file: what is in it, what is wrong with it, how to declare it. Changes nothing.", EXAMPLE
+    )
     verb.positional("file", "the screen (.h5ad)")
     return verb
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from counterflow.cli import Stopped
 from counterflow.cli.parser import VerbParser
 from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, read_data, setup_from
 from counterflow.cli.terminal import Terminal
-from counterflow.errors import ConfigError, CounterflowError, near
+from counterflow.errors import ConfigError, near
 from counterflow.run import RunDirectory, fingerprint, versions
 
 if TYPE_CHECKING:
@@ -66,8 +67,6 @@ def run(argv: Sequence[str]) -> None:
         terminal.say(f"{folder.path} is already finished: nothing to resume")
         terminal.result({"run": str(folder.path), "finished": True})
         return
-    trainer_options = _trainer_options(options)
-
     path = data_path(options)
     with terminal.working(f"reading {path}"):
         adata = read_data(path)
@@ -77,6 +76,8 @@ def run(argv: Sequence[str]) -> None:
     terminal.detail(f"declared: {setup}")
     with terminal.working("preparing the model"):
         model = _build(adata, options)
+
+    trainer_options = _check_trainer(options)
 
     config, facts = resolved(options, path), _facts(options, data, split, adata, setup.split_key)
     if options.resume:
@@ -105,21 +106,26 @@ def _build(adata: AnnData, options: Namespace) -> CounterFlow:
     return CounterFlow(adata, **options.model.as_dict())
 
 
-def _trainer_options(options: Namespace) -> dict[str, Any]:
-    """Options handed on to Lightning, checked by name before anything is read."""
-    given = options.train.trainer_kwargs or {}
-    if not given:
-        return {}
+def _check_trainer(options: Namespace) -> dict[str, Any]:
+    """Further options of lightning.Trainer, checked by building one before anything is written."""
     import inspect
 
     from lightning import Trainer
 
     from counterflow import training
 
+    given = options.train.trainer_kwargs or {}
     known = [*inspect.signature(Trainer).parameters, *inspect.signature(training.fit).parameters]
     for name in given:
         if name not in known:
             raise ConfigError(f"train.trainer_kwargs: lightning.Trainer has no option {name!r}: {near(name, known)}")
+    arguments = {name: options.train[name] for name in ("accelerator", "devices", "precision")}
+    arguments |= {name: value for name, value in given.items() if name in inspect.signature(Trainer).parameters}
+    with training._quiet_lightning():
+        try:
+            Trainer(**arguments, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+        except Exception as error:  # of many classes; all of them are about the options
+            raise ConfigError(f"train: {' '.join(str(error).split())}") from error
     return given
 
 
@@ -156,13 +162,8 @@ def _train(model: CounterFlow, options: Namespace, trainer_options: dict[str, An
     try:
         with stoppable(folder), folder.keep_metrics(resume_from is not None):
             model.train(**arguments, resume_from=resume_from, run_dir=folder.path, progress=terminal.progress, **trainer_options)
-    except CounterflowError:
+    except Exception:
         folder.drop_if_empty()
-        raise
-    except Exception as error:
-        folder.drop_if_empty()
-        if type(error).__name__ == "MisconfigurationException":  # Lightning's word for an option that does not fit the machine
-            raise ConfigError(f"training: {' '.join(str(error).split())}") from error
         raise
     return time.perf_counter() - begun
 
@@ -175,8 +176,6 @@ def stoppable(folder: RunDirectory) -> Iterator[None]:
         del frame
         resume = f"; go on with: counterflow fit --config {os.fspath(folder.config)} --resume"
         raise Stopped(signum, resume if folder.checkpoint.exists() else f" before the first checkpoint{resume}")
-
-    import threading
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -200,13 +199,16 @@ def _report(model: CounterFlow, adata: AnnData, folder: RunDirectory, seconds: f
             "saved": f"{folder.model}",
         }
     )
-    scores = None
-    if trained["held_out_cells"]:
-        from counterflow.cli.evaluate import print_scores, score
+    scores = _scores(model, adata, options, terminal) if trained["held_out_cells"] else None
+    terminal.result({"run": str(folder.path), "seconds": round(seconds, 1), "trained_on": trained, "evaluation": scores})
 
-        with terminal.working("scoring on held-out conditions"):
-            scores = score(model, adata, subset="test", seed=options.seed)
-        terminal.say()
-        print_scores(scores, terminal)
-    records = None if scores is None else scores.summary().reset_index().to_dict("records")
-    terminal.result({"run": str(folder.path), "seconds": round(seconds, 1), "trained_on": trained, "evaluation": records})
+
+def _scores(model: CounterFlow, adata: AnnData, options: Namespace, terminal: Terminal) -> list[dict[str, Any]]:
+    """Print how well the held-out conditions are predicted, beside the simple rules."""
+    from counterflow.cli.evaluate import print_scores, records, score
+
+    with terminal.working("scoring on held-out conditions"):
+        table = score(model, adata, subset="test", seed=options.seed)
+    terminal.say()
+    print_scores(table, terminal)
+    return records(table)

@@ -77,7 +77,9 @@ class Diagnosis:
 
         run = Path(self.path).stem
         content: dict[str, Any] = {"data": {"path": self.path}} | ({"split": self.split} if self.split else {})
-        return yaml.safe_dump(content | {"out": f"runs/{run}", "setup": _given(self.setup)}, sort_keys=False, default_flow_style=None).strip()
+        return yaml.safe_dump(
+            content | {"out": f"runs/{run}", "setup": _given(self.setup)}, sort_keys=False, default_flow_style=None
+        ).strip()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -94,7 +96,10 @@ class Diagnosis:
             lines.append("  control       " + ", ".join(f"{name!r} ({n:,} cells)" for name, n in list(self.controls.items())[:3]))
         if self.labels:
             listed = ", ".join(f"{name} ({n:,})" for name, n in list(self.labels.items())[:5])
-            lines.append(f"  conditions    {len(self.labels):,}, {self.combinations:,} of them combinations: {listed}" + (" ..." if len(self.labels) > 5 else ""))
+            lines.append(
+                f"  conditions    {len(self.labels):,}, {self.combinations:,} of them combinations: {listed}"
+                + (" ..." if len(self.labels) > 5 else "")
+            )
         lines += ["", *_listed("wrong", self.problems), *_listed("to know", self.notes)]
         if self.setup is None:
             return "\n".join([*lines, "no declaration can be proposed: name the perturbation column and the control label yourself"])
@@ -147,7 +152,9 @@ def doctor(adata: AnnData | str | os.PathLike[str]) -> Diagnosis:
     found = problems(adata, setup)
     split = None if found else suggest_split(adata.obs, setup)
     notes += _notes(adata, setup, controls, labels)
-    return Diagnosis(adata.n_obs, adata.n_vars, matrix, columns, controls, labels, combinations, setup, split, tuple(found), tuple(notes), path)
+    return Diagnosis(
+        adata.n_obs, adata.n_vars, matrix, columns, controls, labels, combinations, setup, split, tuple(found), tuple(notes), path
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- what the columns are
@@ -331,10 +338,14 @@ def _notes(adata: AnnData, setup: Setup, controls: dict[str, int], labels: dict[
     notes = []
     if len(controls) > 1:
         others = ", ".join(map(repr, list(controls)[1:4]))
-        notes.append(f"several labels look like controls; {setup.control!r} was taken, {others} count as perturbations: rename them if they are not")
+        notes.append(
+            f"several labels look like controls; {setup.control!r} was taken, {others} count as perturbations: rename them if they are not"
+        )
     small = [name for name, n in labels.items() if n < 30]
     if small:
-        notes.append(f"{len(small)} of {len(labels)} conditions have fewer than 30 cells ({', '.join(small[:3])}): scores on these are noise")
+        notes.append(
+            f"{len(small)} of {len(labels)} conditions have fewer than 30 cells ({', '.join(small[:3])}): scores on these are noise"
+        )
     n_control = sum(n for name, n in _counts(adata.obs[setup.perturbation_key]).items() if name not in labels)
     if n_control < 100:
         notes.append(f"only {n_control} control cells: every effect is measured against them, and every prediction starts from one")
