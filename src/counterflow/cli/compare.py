@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import Namespace
 
 from counterflow.cli.parser import VerbParser
 from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, read_data, setup_from
@@ -75,7 +78,7 @@ def model_names(models: str | list[str]) -> list[str]:
     return names
 
 
-def _given(verb: VerbParser, options, section: str) -> dict:  # noqa: ANN001
+def _given(verb: VerbParser, options: Namespace, section: str) -> dict[str, Any]:
     """Options of a section that differ from their defaults: only these are handed on."""
     defaults = verb.parser.get_defaults()[section].as_dict()
     return {name: value for name, value in options[section].as_dict().items() if value != defaults[name]}

@@ -191,12 +191,13 @@ def stoppable(folder: RunDirectory) -> Iterator[None]:
 def _report(model: CounterFlow, adata: AnnData, folder: RunDirectory, seconds: float, options: Namespace, terminal: Terminal) -> None:
     config, trained = model.config, model.trained_on
     terminal.say(f"fitted {config['backbone']} on {config['space']} in {seconds:.0f} s", style="bold")
+    flow = ", ".join(f"{name} {config[name]}" for name in ("source", "coupling", "conditioning", "anchor"))
     terminal.pairs(
         {
             "cells": f"{trained['cells']:,} to train on ({trained['control_cells']:,} controls), {trained['held_out_cells']:,} held out",
             "conditions": f"{sum(bool(spec.parts) for spec in model.vocabulary.conditions)} seen, {len(model.genes):,} genes",
-            "flow": f"source {config['source']}, coupling {config['coupling']}, conditioning {config['conditioning']}, anchor {config['anchor']}",
-            "saved": f"{folder.model}",
+            "flow": flow,
+            "saved": folder.model,
         }
     )
     scores = _scores(model, adata, options, terminal) if trained["held_out_cells"] else None

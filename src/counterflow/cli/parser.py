@@ -48,7 +48,8 @@ class VerbParser:
 
     def positional(self, name: str, about: str, *, optional: bool = False) -> None:
         """An argument without a name."""
-        self.parser.add_argument(name, type=str, help=about, **({"nargs": "?"} if optional else {}))
+        extra: dict[str, Any] = {"nargs": "?"} if optional else {}
+        self.parser.add_argument(name, type=str, help=about, **extra)
 
     def option(self, name: str, kind: Any, default: Any, about: str, *, repeat: bool = False) -> None:
         """One named option."""

@@ -33,13 +33,13 @@ CONTROL_NAMES = (
 
 COLUMN_NAMES = {
     "perturbation": ("perturbation", "perturb", "condition", "gene", "target", "target_gene", "guide_target", "guide", "sgrna", "grna",
-                     "guide_identity", "treatment", "drug", "compound", "stimulation", "stim", "label", "perturbation_name", "product_name"),
+                     "guide_identity", "treatment", "drug", "compound", "stimulation", "stim", "perturbation_name", "product_name"),
     "cell type": ("cell_type", "celltype", "cell_line", "cellline", "cell_label", "cell", "line", "tissue", "louvain", "leiden", "cluster"),
     "donor": ("donor", "donor_id", "patient", "individual", "subject", "replicate", "mouse"),
     "batch": ("batch", "gem_group", "lane", "sample", "plate", "channel", "library", "experiment"),
     "dose": ("dose", "dose_val", "dose_value", "dosage", "concentration", "conc", "dose_um", "dose_nm"),
     "time": ("time", "timepoint", "time_h", "time_point", "hours", "hour", "time_after", "days"),
-    "library size": ("n_counts_full", "n_counts", "total_counts", "umi_count", "ncount_rna", "ncounts", "n_umis", "library_size", "nfeature_total"),
+    "library size": ("n_counts_full", "n_counts", "total_counts", "umi_count", "ncount_rna", "ncounts", "n_umis", "library_size"),
 }  # fmt: skip
 """Usual names of the columns, most usual first."""
 
@@ -252,7 +252,7 @@ def kind_of(adata: AnnData, layer: str | None) -> str:
         matrix = raw_matrix(adata, layer)
     except DataError:
         return "nothing"
-    values = matrix.data if sparse.issparse(matrix) else matrix
+    values: np.ndarray = np.asarray(matrix.data if sparse.issparse(matrix) else matrix)
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
         return f"dtype {values.dtype}"
     if not values.size or not np.isfinite(values).all():
