@@ -12,12 +12,14 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from counterflow.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # a manifest is read without torch
 
 FORMAT, SCHEMA = "counterflow-model", 1
 KEYS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
@@ -18,24 +18,42 @@ _LARGEST_EXACT = 2**24  # integers above this are not exact in float32
 
 
 def raw_matrix(adata: AnnData, layer: str | None) -> sparse.csr_matrix | np.ndarray:
-    """X or a layer, in memory; CSC becomes CSR. The user's object is never modified."""
+    """X or a layer, in memory; other sparse formats become CSR. The user's object is never modified.
+
+    Raises
+    ------
+    DataError
+        If there is no X, or a sparse matrix is damaged: converting or densifying one writes out of bounds.
+    """
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise DataError("the AnnData has no X: name a layer with layer=...")
     if hasattr(matrix, "to_memory"):  # backed
         matrix = matrix.to_memory()
-    elif not sparse.issparse(matrix) and not isinstance(matrix, np.ndarray):
-        matrix = np.asarray(matrix)
-    return sparse.csr_matrix(matrix) if sparse.issparse(matrix) and matrix.format != "csr" else matrix
+    if not sparse.issparse(matrix):
+        return np.asarray(matrix)
+    if broken := structure_problem(matrix):
+        raise DataError(f"{place(layer)} is a damaged sparse matrix: {broken}; write the file again from its source")
+    return matrix if matrix.format == "csr" else sparse.csr_matrix(matrix)
 
 
-def structure_problem(matrix: sparse.csr_matrix) -> str | None:
-    """What is wrong with the indices of a CSR matrix; a corrupt one densifies without any error (and writes out of bounds)."""
-    indptr, indices, (n_rows, n_columns) = matrix.indptr, matrix.indices, matrix.shape
-    if len(indptr) != n_rows + 1 or indptr[0] != 0 or indptr[-1] > len(indices) or np.any(np.diff(indptr) < 0):
-        return "its row pointers are corrupt"
-    if len(indices) and (indices.min() < 0 or indices.max() >= n_columns):
-        return f"it holds a gene index of {int(indices.max())}, but there are {n_columns} genes"
+def place(layer: str | None) -> str:
+    """How messages call X or a layer."""
+    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+
+
+def structure_problem(matrix: sparse.spmatrix) -> str | None:
+    """What is wrong with the indices of a CSR or CSC matrix; a corrupt one densifies without any error."""
+    if matrix.format not in ("csr", "csc"):
+        return None
+    indptr, indices = matrix.indptr, matrix.indices
+    n_lines, n_entries = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
+    if len(indptr) != n_lines + 1 or indptr[0] != 0 or indptr[-1] > len(indices) or np.any(np.diff(indptr) < 0):
+        return f"its {'row' if matrix.format == 'csr' else 'column'} pointers are corrupt"
+    if len(indices) and (indices.min() < 0 or indices.max() >= n_entries):
+        worst = indices.min() if indices.min() < 0 else indices.max()
+        what = "genes" if matrix.format == "csr" else "cells"
+        return f"it holds an index of {int(worst)}, but there are {n_entries} {what}"
     if len(indices) != len(matrix.data):
         return "it has different numbers of values and indices"
     return None
@@ -43,21 +61,18 @@ def structure_problem(matrix: sparse.csr_matrix) -> str | None:
 
 def matrix_problems(adata: AnnData, layer: str | None, matrix_state: str) -> list[str]:
     """Every reason why the matrix is not what `matrix_state` says."""
-    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    where = place(layer)
     try:
         matrix = raw_matrix(adata, layer)
     except DataError as error:
         return [str(error)]
     if not (np.issubdtype(matrix.dtype, np.number) or matrix.dtype == bool):
         return [f"{where} has dtype {matrix.dtype}, not numbers"]
-    if sparse.issparse(matrix) and (broken := structure_problem(matrix)):
-        return [f"{where} is a damaged sparse matrix: {broken}; write the file again from its source"]
-    values = matrix.data if sparse.issparse(matrix) else matrix
+    values = _values(matrix)
     finite = np.isfinite(values)
     if not finite.all():
-        return [
-            f"{where} has {int((~finite).sum())} values that are NaN or infinite, first in {_first_bad(adata, matrix, 'nan')}: remove or mend them"
-        ]
+        first = _first_bad(adata, matrix, "nan")
+        return [f"{where} has {int((~finite).sum())} values that are NaN or infinite, first in {first}: remove or mend them"]
     if values.size and values.min() < 0:
         what = "counts" if matrix_state == "counts" else "log1p values"
         return [
@@ -78,16 +93,14 @@ def _state_problems(adata: AnnData, layer: str | None, values: np.ndarray, matri
             if layer is not None and _looks_like_counts(adata.X):
                 counted.insert(0, "X (layer=None)")
             advice = f"counts seem to be in {', '.join(counted)}" if counted else "if it is log1p-normalised, declare matrix_state='log1p'"
-            return [
-                f"{where} is declared as counts, but {share:.0%} of its non-zero values are not integers (largest {values.max():.4g}): {advice}"
-            ]
+            odd = f"{share:.0%} of its non-zero values are not integers (largest {values.max():.4g})"
+            return [f"{where} is declared as counts, but {odd}: {advice}"]
         if values.max() > _LARGEST_EXACT:
             return [f"{where} has a count of {values.max():.0f}, more than float32 holds exactly (2^24): this cannot be a UMI count"]
     elif matrix_state == "log1p":
         if values.max() > _LARGEST_LOG1P:
-            return [
-                f"{where} is declared as log1p, but its largest value is {values.max():.4g}: these look like raw counts, declare matrix_state='counts'"
-            ]
+            odd = f"its largest value is {values.max():.4g}: these look like raw counts"
+            return [f"{where} is declared as log1p, but {odd}, declare matrix_state='counts'"]
         if not fractional.size:
             return [
                 f"{where} is declared as log1p, but every value is an integer (largest {values.max():.0f}): declare matrix_state='counts'"
@@ -95,13 +108,18 @@ def _state_problems(adata: AnnData, layer: str | None, values: np.ndarray, matri
     return []
 
 
-def _looks_like_counts(matrix: object) -> bool:
-    values = matrix.data if sparse.issparse(matrix) else np.asarray(matrix)
+def _values(matrix: Any) -> np.ndarray:
+    """The stored values: of a sparse matrix those that are not zero."""
+    return np.asarray(matrix.data if sparse.issparse(matrix) else matrix)
+
+
+def _looks_like_counts(matrix: Any) -> bool:
+    values = _values(matrix)
     return bool(np.issubdtype(values.dtype, np.number) and values.size and values.min() >= 0 and np.array_equal(values, np.rint(values)))
 
 
-def _first_bad(adata: AnnData, matrix: sparse.csr_matrix | np.ndarray, kind: str) -> str:
-    values = matrix.data if sparse.issparse(matrix) else matrix
+def _first_bad(adata: AnnData, matrix: Any, kind: str) -> str:
+    values = _values(matrix)
     bad = ~np.isfinite(values) if kind == "nan" else values < 0
     if sparse.issparse(matrix):
         at = int(np.flatnonzero(bad)[0])

@@ -48,6 +48,7 @@ class Setup:
         for name in values:
             if name not in known:
                 raise DataError(f"unknown setup option {name!r}: {near(name, known)}")
+        values = {**values, "control": str(values["control"])} if "control" in values else values  # 0 in a column of numbers is "0"
         return cls(**{**values, **{key: _names(values.get(key, ())) for key in ("covariate_keys", "match_keys")}})
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +101,9 @@ def problems(adata: AnnData, setup: Setup) -> list[str]:
     """Everything that stops this AnnData from being used as declared (empty list: nothing)."""
     if adata.n_obs == 0 or adata.n_vars == 0:
         return [f"the AnnData has {adata.n_obs} cells and {adata.n_vars} genes: nothing to learn from"]
-    return [*_option_problems(setup), *_name_problems(adata), *_obs_problems(adata, setup), *layer_problems(adata, setup)]
+    if odd := _option_problems(setup):
+        return odd  # nothing can be read with them
+    return [*_name_problems(adata), *_obs_problems(adata, setup), *layer_problems(adata, setup)]
 
 
 def _option_problems(setup: Setup) -> list[str]:

@@ -99,13 +99,13 @@ def read_cells(adata: AnnData, setup: Setup, genes: Sequence[str], *, controls_o
             raise DataError(
                 f"none of these cells is a control ({setup.perturbation_key} = {setup.control!r}): predictions start from control cells"
             )
-        adata = adata[positions]
     counts, library = read_counts(adata, setup)
-    context, contexts = read_contexts(adata.obs, setup)
-    n = adata.n_obs
+    obs = adata.obs.iloc[positions]
+    context, contexts = read_contexts(obs, setup)
+    n = len(positions)
     screen = Screen(
-        _columns(counts, columns), library, tuple(genes), tuple(adata.obs_names), (ConditionSpec(),), np.zeros(n, dtype=np.int64), contexts, context,
-        adata.obs[list(setup.covariate_keys)].astype(str), np.full(n, "train"),
+        _columns(counts[positions], columns), library[positions], tuple(genes), tuple(obs.index), (ConditionSpec(),), np.zeros(n, dtype=np.int64),
+        contexts, context, obs[list(setup.covariate_keys)].astype(str), np.full(n, "train"),
     )  # fmt: skip
     return screen, positions
 
@@ -173,7 +173,7 @@ def gene_positions(have: Iterable[str], want: Sequence[str]) -> np.ndarray:
             kind = " (one side has Ensembl ids, the other gene symbols)"
         listed = ", ".join(map(repr, missing[:3]))
         raise DataError(
-            f"{len(missing)} of the model's {len(want)} genes are not in var_names ({listed}){kind}: give cells with the genes of the model"
+            f"{len(missing)} of the model's {len(want)} genes are not in var_names ({listed}){kind}: give cells with all of them"
         )
     return np.array([position[name] for name in want])
 

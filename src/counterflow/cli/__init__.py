@@ -1,0 +1,91 @@
+"""The command line: `counterflow VERB ...`, one file per verb. Every verb mirrors a public call.
+
+The help text is written out, and a verb is imported when it is called, so that `counterflow --help` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from counterflow.errors import ConfigError, CounterflowError, near
+
+HELP = """counterflow: what would these control cells look like under another perturbation?
+
+  counterflow VERB ... [--help]
+
+  demo      fit a simulated screen and compare with the truth, in three minutes
+  doctor    look at a file: what is in it, what is wrong with it, how to declare it
+  fit       fit a model to a perturbation screen (.h5ad)
+  generate  cells under conditions, measured or not, from a fitted model
+  evaluate  score a fitted model on held-out conditions, beside simple rules
+  compare   fit several models on the same split and rank them
+  info      what is in a fitted model
+
+An example, from a file to counterfactual cells:
+
+  counterflow doctor screen.h5ad
+  counterflow fit screen.h5ad --setup.perturbation_key gene --setup.control non-targeting \\
+      --split unseen_combination --out runs/first
+  counterflow generate runs/first --condition KLF1+MAP2K6 --out cells.h5ad
+
+Every verb: --json (the result as JSON, nothing else), --quiet, --verbose, --debug (tracebacks), --help.
+Exit code: 0 done, 2 something to mend in the input, 1 our fault.
+"""
+
+VERBS = ("demo", "doctor", "fit", "generate", "evaluate", "compare", "info")
+
+
+class Stopped(BaseException):
+    """A signal asked the run to end; carries what the user should know to go on."""
+
+    def __init__(self, signum: int, advice: str = "") -> None:
+        super().__init__(advice)
+        self.signum, self.advice = signum, advice
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code: 0 done, 2 the user's input, 1 our fault, 128 + n ended by signal n."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if words[0] in ("-V", "--version"):
+        from counterflow import __version__
+
+        print(__version__)
+        return 0
+    debug = "--debug" in words
+    try:
+        _run(words)
+    except CounterflowError as error:
+        return _fail(f"error: {error}", 2, debug)
+    except SystemExit as end:  # --help and --print_config of a verb
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130, debug)
+    except Stopped as stop:
+        return _fail(f"stopped by signal {stop.signum}{stop.advice}", 128 + stop.signum, debug)
+    except BrokenPipeError:  # the reader of our output went away, as in `counterflow info RUN | head`
+        sys.stderr.close()
+        return 0
+    except Exception as error:  # noqa: BLE001
+        line = (str(error).splitlines() or [""])[0]
+        advice = "this is a fault of counterflow; run the same command with --debug to see where, and please report it"
+        return _fail(f"internal error: {type(error).__name__}: {line}\n{advice}", 1, debug)
+    return 0
+
+
+def _run(words: list[str]) -> None:
+    if words[0] not in VERBS:
+        raise ConfigError(f"counterflow has no verb {words[0]!r}: {near(words[0], VERBS)}")
+    importlib.import_module(f"counterflow.cli.{words[0]}").run(words[1:])
+
+
+def _fail(text: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(text, file=sys.stderr)
+    return code

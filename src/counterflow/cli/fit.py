@@ -1,0 +1,215 @@
+"""`counterflow fit`: CounterFlow.setup_anndata, CounterFlow, train and save, in a run directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import Namespace
+
+from counterflow.cli import Stopped
+from counterflow.cli.parser import VerbParser
+from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, read_data, setup_from
+from counterflow.cli.terminal import Terminal
+from counterflow.errors import ConfigError, near
+from counterflow.run import RunDirectory, fingerprint, versions
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from counterflow.data.split_file import Split
+    from counterflow.model import CounterFlow
+
+EXAMPLE = """  counterflow fit screen.h5ad --setup.perturbation_key gene --setup.control non-targeting \\
+      --split unseen_combination --model.backbone mlp --train.max_steps 2000 --out runs/first
+  counterflow fit --config configs/norman.yaml --out runs/norman"""
+
+_OF_THE_CALL = ("json", "quiet", "verbose", "debug", "config", "resume", "overwrite", "file")  # not options of the fit
+
+
+def parser() -> VerbParser:
+    """The options of `fit`."""
+    from counterflow.model import CounterFlow
+
+    verb = VerbParser(
+        "fit", "FILE --setup.perturbation_key K --setup.control C [--split NAME|FILE] [options] --out RUN",
+        "Fit a model to a perturbation screen and keep it in a run directory.", EXAMPLE,
+    )  # fmt: skip
+    add_screen_options(verb)
+    verb.option("out", str | None, None, "the run directory")
+    verb.flag("resume", "go on with an interrupted run in --out")
+    verb.flag("overwrite", "replace the run in --out")
+    verb.call("model", CounterFlow.__init__, skip=("seed",))
+    verb.option("model.seed", int | None, None, "seed of everything random in the fit (default: --seed)")
+    verb.call("train", CounterFlow.train, skip=("run_dir", "resume_from", "progress"))
+    verb.option("train.trainer_kwargs", dict[str, Any] | None, None, "further options of lightning.Trainer")
+    return verb
+
+
+def run(argv: Sequence[str]) -> None:
+    """Fit, save, and score on what was held out."""
+    options, terminal = parser().parse(argv)
+    if options.out is None:
+        raise ConfigError("--out RUN must be given: the directory for the run")
+    options.split_seed = options.seed if options.split_seed is None else options.split_seed
+    options.model.seed = options.seed if options.model.seed is None else options.model.seed
+    folder = RunDirectory(Path(options.out))
+    folder.check(resume=options.resume, overwrite=options.overwrite)
+    if options.resume and folder.is_complete:
+        terminal.say(f"{folder.path} is already finished: nothing to resume")
+        terminal.result({"run": str(folder.path), "finished": True})
+        return
+    path = data_path(options)
+    with terminal.working(f"reading {path}"):
+        adata = read_data(path)
+    declared = setup_from(options, path)
+    data = fingerprint_after_checks(adata, declared, path)
+    setup, split = declare_and_split(adata, declared, options)
+    terminal.detail(f"declared: {setup}")
+    with terminal.working("preparing the model"):
+        model = _build(adata, options)
+
+    trainer_options = _check_trainer(options)
+
+    config, facts = resolved(options, path), _facts(options, data, split, adata, setup.split_key)
+    if options.resume:
+        folder.check_same(config, facts)
+    else:
+        folder.start(config, facts, None if split is None else split.to_json())
+    if setup.split_key is None:
+        terminal.say("no --split: training on every cell, nothing is held out to score on")
+    seconds = _train(model, options, trainer_options, folder, terminal)
+    model.save(folder.model, overwrite=True)
+    folder.write_facts({**facts, "seconds": round(seconds, 1)})
+    _report(model, adata, folder, seconds, options, terminal)
+
+
+def fingerprint_after_checks(adata: AnnData, setup: Any, path: str) -> dict[str, Any]:
+    """What identifies the data; the declaration is verified first, since the fingerprint reads the declared columns."""
+    from counterflow.data.schema import declare
+
+    declare(adata, setup)
+    return fingerprint(adata, setup, path)
+
+
+def _build(adata: AnnData, options: Namespace) -> CounterFlow:
+    from counterflow.model import CounterFlow
+
+    return CounterFlow(adata, **options.model.as_dict())
+
+
+def _check_trainer(options: Namespace) -> dict[str, Any]:
+    """Further options of lightning.Trainer, checked by building one before anything is written."""
+    import inspect
+
+    from lightning import Trainer
+
+    from counterflow import training
+
+    given = options.train.trainer_kwargs or {}
+    known = [*inspect.signature(Trainer).parameters, *inspect.signature(training.fit).parameters]
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"train.trainer_kwargs: lightning.Trainer has no option {name!r}: {near(name, known)}")
+    arguments = {name: options.train[name] for name in ("accelerator", "devices", "precision")}
+    arguments |= {name: value for name, value in given.items() if name in inspect.signature(Trainer).parameters}
+    with training._quiet_lightning():
+        try:
+            Trainer(**arguments, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+        except Exception as error:  # of many classes; all of them are about the options
+            raise ConfigError(f"train: {' '.join(str(error).split())}") from error
+    return given
+
+
+def resolved(options: Namespace, path: str) -> dict[str, Any]:
+    """Every option of the fit, as the config file that repeats it."""
+    values = {name: value for name, value in options.as_dict().items() if name not in _OF_THE_CALL}
+    return values | {"data": {"path": path}}
+
+
+def _facts(options: Namespace, data: dict[str, Any], split: Split | None, adata: AnnData, split_key: str | None) -> dict[str, Any]:
+    import torch
+
+    split_hash = None
+    if split is not None:
+        split_hash = hashlib.sha256(split.to_json().encode()).hexdigest()
+    elif split_key is not None:
+        split_hash = hashlib.sha256("\n".join(adata.obs[split_key].astype(str)).encode()).hexdigest()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() and options.train.accelerator != "cpu" else None
+    return {
+        "versions": versions(),
+        "device": gpu or "cpu",
+        "threads": torch.get_num_threads(),
+        "seeds": {"model": options.model.seed, "split": options.split_seed},
+        "data": data,
+        "split_hash": split_hash,
+    }
+
+
+def _train(model: CounterFlow, options: Namespace, trainer_options: dict[str, Any], folder: RunDirectory, terminal: Terminal) -> float:
+    arguments = options.train.as_dict()
+    arguments.pop("trainer_kwargs")
+    resume_from = folder.checkpoint if options.resume and folder.checkpoint.exists() else None
+    begun = time.perf_counter()
+    try:
+        with stoppable(folder), folder.keep_metrics(resume_from is not None):
+            model.train(**arguments, resume_from=resume_from, run_dir=folder.path, progress=terminal.progress, **trainer_options)
+    except Exception:
+        folder.drop_if_empty()
+        raise
+    return time.perf_counter() - begun
+
+
+@contextmanager
+def stoppable(folder: RunDirectory) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into `Stopped`, which says how to go on; outside the main thread signals are not ours."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        del frame
+        resume = f"; go on with: counterflow fit --config {os.fspath(folder.config)} --resume"
+        raise Stopped(signum, resume if folder.checkpoint.exists() else f" before the first checkpoint{resume}")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _report(model: CounterFlow, adata: AnnData, folder: RunDirectory, seconds: float, options: Namespace, terminal: Terminal) -> None:
+    config, trained = model.config, model.trained_on
+    terminal.say(f"fitted {config['backbone']} on {config['space']} in {seconds:.0f} s", style="bold")
+    flow = ", ".join(f"{name} {config[name]}" for name in ("source", "coupling", "conditioning", "anchor"))
+    terminal.pairs(
+        {
+            "cells": f"{trained['cells']:,} to train on ({trained['control_cells']:,} controls), {trained['held_out_cells']:,} held out",
+            "conditions": f"{sum(bool(spec.parts) for spec in model.vocabulary.conditions)} seen, {len(model.genes):,} genes",
+            "flow": flow,
+            "saved": folder.model,
+        }
+    )
+    scores = _scores(model, adata, options, terminal) if trained["held_out_cells"] else None
+    terminal.result({"run": str(folder.path), "seconds": round(seconds, 1), "trained_on": trained, "evaluation": scores})
+
+
+def _scores(model: CounterFlow, adata: AnnData, options: Namespace, terminal: Terminal) -> list[dict[str, Any]]:
+    """Print how well the held-out conditions are predicted, beside the simple rules."""
+    from counterflow.cli.evaluate import print_scores, records, score
+
+    with terminal.working("scoring on held-out conditions"):
+        table = score(model, adata, subset="test", seed=options.seed)
+    terminal.say()
+    print_scores(table, terminal)
+    return records(table)

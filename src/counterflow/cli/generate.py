@@ -1,0 +1,121 @@
+"""`counterflow generate`: CounterFlow.predict (counterfactuals of given or kept controls) or, with --new, CounterFlow.generate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import Namespace
+
+from counterflow.cli.parser import VerbParser
+from counterflow.cli.terminal import Terminal
+from counterflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from counterflow.model import CounterFlow
+
+EXAMPLE = """  counterflow generate runs/first --condition KLF1+MAP2K6 --out cells.h5ad
+  counterflow generate runs/first --condition KLF1 --condition MAP2K6 --controls my_controls.h5ad --out cells.h5ad
+  counterflow generate runs/first --condition KLF1 --new --n_cells 500 --covariates.cell_type NK --out new.h5ad"""
+
+
+def parser() -> VerbParser:
+    """The options of `generate`."""
+    from counterflow.model import CounterFlow
+
+    verb = VerbParser(
+        "generate", "RUN --condition C [--condition C2 ...] [options] --out CELLS.h5ad",
+        "Cells under other conditions. They start from the control cells kept in the model, or from those of --controls.", EXAMPLE,
+    )  # fmt: skip
+    verb.positional("run", "a run directory, or a saved model")
+    verb.option("condition", str, None, "what to ask for, e.g. KLF1 or KLF1+MAP2K6; may be given several times", repeat=True)
+    verb.option("out", str | None, None, "the file to write (.h5ad)")
+    verb.option("dose", str | None, None, "dose of every condition, for a model with doses (1.5, or 1.5+2 for two parts)")
+    verb.option("time", float | None, None, "time after the perturbation, for a model with times")
+    verb.option("controls", str | None, None, "a file (.h5ad) with the control cells to start from")
+    verb.option("covariates", dict[str, Any] | None, None, "only controls with these levels, e.g. --covariates.cell_type NK")
+    verb.flag("new", "new cells, nobody's counterfactuals: counts are drawn anew (needs --n_cells)")
+    verb.call("", CounterFlow.predict, skip=("guidance_interval",))
+    return verb
+
+
+def run(argv: Sequence[str]) -> None:
+    """Predict and write."""
+    options, terminal = parser().parse(argv)
+    if not options.condition:
+        raise ConfigError("--condition must be given at least once: what shall be done to the cells?")
+    if options.out is None:
+        raise ConfigError("--out CELLS.h5ad must be given: the file to write")
+    out = Path(options.out)
+    if out.suffix != ".h5ad" or out.is_dir():
+        raise ConfigError(f"--out {options.out!r}: give the name of a file that ends in .h5ad")
+    if options.new and (options.n_cells is None or options.controls is not None):
+        raise ConfigError("--new needs --n_cells and takes no --controls: the cells start from what the model keeps")
+
+    from counterflow.model import CounterFlow
+
+    with terminal.working(f"loading {options.run}"):
+        model = CounterFlow.load(options.run)
+    with terminal.working("generating cells"):
+        cells = _cells(model, options)
+    write_h5ad(cells, out)
+    _report(cells, out, terminal)
+
+
+def _cells(model: CounterFlow, options: Namespace) -> AnnData:
+    from counterflow.cli.screen import read_data
+
+    conditions = condition_table(model, options)
+    if options.new:
+        return model.generate(
+            conditions.drop(columns=list(options.covariates or {})), options.n_cells, covariates=options.covariates, seed=options.seed,
+            n_steps=options.n_steps,
+        )  # fmt: skip
+    controls = None if options.controls is None else read_data(options.controls)
+    return model.predict(
+        controls, conditions, n_cells=options.n_cells, solver=options.solver, n_steps=options.n_steps, guidance=options.guidance,
+        guidance_kind=options.guidance_kind, seed=options.seed, on_unknown=options.on_unknown,
+    )  # fmt: skip
+
+
+def condition_table(model: CounterFlow, options: Namespace) -> Any:
+    """What is asked for, with the columns that the model was declared with."""
+    import pandas as pd
+
+    setup = model.setup
+    table = pd.DataFrame({setup.perturbation_key: options.condition})
+    for name, key, value in (("dose", setup.dose_key, options.dose), ("time", setup.time_key, options.time)):
+        if key is None and value is not None:
+            raise ConfigError(f"--{name} {value}: this model was fitted without {name}s (--setup.{name}_key)")
+        if key is not None and value is None:
+            raise ConfigError(f"this model was fitted with {name}s: give --{name}")
+        if key is not None:
+            table[key] = value
+    for key, level in (options.covariates or {}).items():
+        table[key] = str(level)
+    return table
+
+
+def write_h5ad(cells: AnnData, out: Path) -> None:
+    """Write to a file beside `out`, then rename: an interrupted write leaves no half file."""
+    partial = out.parent / f".{out.name}.tmp-{os.getpid()}"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        cells.write_h5ad(partial, compression="gzip")
+        os.replace(partial, out)
+    except OSError as error:
+        raise ConfigError(f"cannot write {os.fspath(out)!r}: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _report(cells: AnnData, out: Path, terminal: Terminal) -> None:
+    counted = cells.obs.groupby(["condition", "support"], observed=True, sort=False).size().reset_index(name="cells")
+    terminal.say(f"wrote {cells.n_obs:,} cells x {cells.n_vars:,} genes to {out}", style="bold")
+    terminal.table(["condition", "cells", "support"], counted[["condition", "cells", "support"]].to_numpy().tolist())
+    terminal.say("X: log1p of counts per 10,000   layers: counts, mean   obs: condition, source_cell, support", style="dim")
+    terminal.result({"file": str(out), "cells": cells.n_obs, "genes": cells.n_vars, "conditions": counted.to_dict("records")})

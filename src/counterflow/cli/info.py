@@ -1,0 +1,64 @@
+"""`counterflow info`: what is in a fitted model, read from its model.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from counterflow.cli.parser import VerbParser
+
+EXAMPLE = "  counterflow info runs/first"
+
+
+def parser() -> VerbParser:
+    """The options of `info`."""
+    verb = VerbParser("info", "RUN", "What is in a fitted model: what it is, what it needs, what it was trained on.", EXAMPLE)
+    verb.positional("run", "a run directory, or a saved model")
+    return verb
+
+
+def run(argv: Sequence[str]) -> None:
+    """Print it."""
+    from counterflow.checkpoint import read_manifest
+
+    options, terminal = parser().parse(argv)
+    manifest = read_manifest(options.run)
+    facts = describe(manifest)
+    terminal.say(f"{options.run}: {facts['backbone']} on {facts['space']}", style="bold")
+    terminal.pairs({name: _shown(value, all_of_it=terminal.verbose) for name, value in facts.items()})
+    terminal.result(facts)
+
+
+def describe(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a ``model.json`` that a user asks for."""
+    config, setup, training = manifest["config"], manifest["setup"], manifest["training"]
+    needs = list(dict.fromkeys([*setup["covariate_keys"], *setup["match_keys"], *filter(None, [setup["library_size_key"]])]))
+    return {
+        "backbone": config["backbone"],
+        "space": config["space"],
+        "source": config["source"],
+        "coupling": config["coupling"],
+        "conditioning": config["conditioning"],
+        "anchor": config["anchor"],
+        "written by": f"counterflow {manifest['package_version']}",
+        "genes": manifest["genes"],
+        "control": setup["control"],
+        "perturbation column": setup["perturbation_key"],
+        "matrix": f"{setup['matrix_state']} in {setup['layer'] or 'X'}",
+        "columns needed of new cells": needs,
+        "dose and time": [key for key in (setup["dose_key"], setup["time_key"]) if key],
+        "trained on cells": training["cells"],
+        "held-out cells": training["held_out_cells"],
+        "conditions seen": training["conditions"],
+        "perturbations known": manifest["vocabulary"]["entities"],
+        "control cells kept": len(manifest["reference"]["cells"]),
+    }
+
+
+def _shown(value: object, *, all_of_it: bool) -> str:
+    if not isinstance(value, list):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    if not value:
+        return "none"
+    listed = ", ".join(map(str, value if all_of_it else value[:8]))
+    return listed if len(value) <= 8 else f"{len(value):,}: {listed}" + ("" if all_of_it else ", ... (--verbose lists all)")

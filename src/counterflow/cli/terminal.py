@@ -1,0 +1,71 @@
+"""What a verb says: tables and lines for people, or one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Where a verb writes. People read stdout, unless it is reserved for JSON; colour and moving bars appear on a terminal only."""
+
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    @property
+    def console(self) -> Console:
+        """For people."""
+        return Console(file=sys.stdout, highlight=False, quiet=self.quiet or self.as_json, soft_wrap=True)
+
+    @property
+    def progress(self) -> bool:
+        """Whether a moving bar is wanted and can be shown."""
+        return sys.stdout.isatty() and not (self.quiet or self.as_json)
+
+    def say(self, text: str = "", *, style: str | None = None) -> None:
+        """One line, taken literally."""
+        self.console.print(text, style=style, markup=False)
+
+    def detail(self, text: str) -> None:
+        """One line, with --verbose only."""
+        if self.verbose:
+            self.say(text, style="dim")
+
+    def pairs(self, values: Mapping[str, object]) -> None:
+        """Names and values in two columns."""
+        width = max((len(name) for name in values), default=0)
+        for name, value in values.items():
+            self.say(f"  {name:<{width}}  {value}")
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+        """A table; numbers are right-aligned."""
+        shown = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+        for i, name in enumerate(columns):
+            numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
+            shown.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+        for row in rows:
+            shown.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+        self.console.print(shown)
+
+    def result(self, values: Mapping[str, Any]) -> None:
+        """The one JSON object of the verb, on stdout; nothing without --json."""
+        if self.as_json:
+            print(json.dumps(values, indent=1, default=str, ensure_ascii=False))
+
+    @contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """A spinner beside `text` while something long runs."""
+        if not self.progress:
+            yield
+            return
+        with self.console.status(text):
+            yield
