@@ -10,7 +10,7 @@ from counterflow.data.matrix import TARGET_SUM
 from counterflow.spaces.counts import cell_seeds, fit_dispersion, transport
 
 N_CALIBRATION = 200  # cells that the strength of the count transport is found on
-N_CORRECTIONS = 3
+N_CORRECTIONS = 4
 
 
 def log_expression(counts: sparse.csr_matrix, library: NDArray) -> NDArray[np.float32]:
@@ -34,7 +34,7 @@ def transport_cells(
 ) -> NDArray[np.float32]:
     """Cells with the mean log expression moved by `effect`, by count transport: thinned or added counts, so that zeros stay credible.
 
-    The rule knows means of logarithms, the transport needs ratios of rates: they are found by a few corrections of the rate
+    The rule knows means of logarithms, the transport needs ratios of rates: they are found by a few Newton steps in the rate
     after, on some of the cells.
     """
     before = log_expression(counts, library)
@@ -45,21 +45,26 @@ def transport_cells(
     rate = np.asarray(counts.sum(0)).ravel() / max(float(depth.sum()), 1e-12)
     theta = fit_dispersion(counts, depth[:, None] * rate)
     some = np.random.default_rng(seed).permutation(len(depth))[:N_CALIBRATION]
-    wanted = np.expm1(np.maximum(before[some].mean(0, dtype=np.float64) + effect, 0))
-    reached = np.expm1(before[some].mean(0, dtype=np.float64))
-    after = _corrected(rate, wanted, reached)
+    wanted = np.maximum(before[some].mean(0, dtype=np.float64) + effect, 0)
+    moved, after = counts[some].toarray(), rate
     for _ in range(N_CORRECTIONS):
+        after = _closer(after, wanted, moved, library[some])
         moved = transport(counts[some], depth[some, None] * rate, depth[some, None] * after, theta, seed, seeds[some])
-        reached = np.expm1(log_expression(sparse.csr_matrix(moved), library[some]).mean(0, dtype=np.float64))
-        after = _corrected(after, wanted, reached)
     moved = transport(counts, depth[:, None] * rate, depth[:, None] * after, theta, seed, seeds)
     return log_expression(sparse.csr_matrix(moved), library)
 
 
-def _corrected(rate: NDArray, wanted: NDArray, reached: NDArray) -> NDArray:
-    """A rate that comes closer to the wanted mean; at most fourfold at once, because a few counts say little."""
-    ratio = np.divide(wanted, reached, out=np.ones_like(wanted), where=reached > 1e-6)
-    return np.where(reached > 1e-6, rate * np.clip(ratio, 0.25, 4), np.where(wanted > 1e-6, np.maximum(rate, wanted), rate))
+def _closer(rate: NDArray, wanted: NDArray, counts: NDArray, library: NDArray) -> NDArray:
+    """One Newton step in log rate towards the wanted mean log expression, at most fourfold.
+
+    The slope is that of Poisson counts: d E f(x) / d log(rate) = rate E [f(x + 1) - f(x)].
+    """
+    scale = TARGET_SUM / np.maximum(library, 1.0)[:, None]
+    reached = np.log1p(scale * counts)
+    slope = rate * ((np.log1p(scale * (counts + 1)) - reached) / scale).mean(0)
+    mean = reached.mean(0)
+    step = np.divide(wanted - mean, slope, out=np.zeros_like(mean), where=slope > 1e-9)
+    return np.where(rate > 0, rate * np.exp(np.clip(step, -np.log(4), np.log(4))), np.expm1(wanted))
 
 
 def quantile_mapped(cells: NDArray, control: NDArray, perturbed: NDArray, rng: np.random.Generator) -> NDArray[np.float32]:
