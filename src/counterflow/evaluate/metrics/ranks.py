@@ -7,6 +7,7 @@ with l1 and l2, reward blown-up effects: use the cosine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +15,20 @@ from numpy.typing import NDArray
 FEWEST_CONDITIONS = 5
 
 
-def pds_cosine(predicted_effects: NDArray, real_effects: NDArray, *, leave_out: Sequence[int] | None = None) -> NDArray:
+LeaveOut: TypeAlias = "Sequence[int] | Sequence[Sequence[int]]"
+
+
+def pds_cosine(predicted_effects: NDArray, real_effects: NDArray, *, leave_out: LeaveOut | None = None) -> NDArray:
     """Perturbation discrimination score by cosine distance; see `pds_l2`."""
     return _discrimination(predicted_effects, real_effects, "cosine", leave_out)
 
 
-def pds_l1(predicted_effects: NDArray, real_effects: NDArray, *, leave_out: Sequence[int] | None = None) -> NDArray:
+def pds_l1(predicted_effects: NDArray, real_effects: NDArray, *, leave_out: LeaveOut | None = None) -> NDArray:
     """Perturbation discrimination score by Manhattan distance; see `pds_l2`."""
     return _discrimination(predicted_effects, real_effects, "cityblock", leave_out)
 
 
-def pds_l2(predicted_effects: NDArray, real_effects: NDArray, *, leave_out: Sequence[int] | None = None) -> NDArray:
+def pds_l2(predicted_effects: NDArray, real_effects: NDArray, *, leave_out: LeaveOut | None = None) -> NDArray:
     """Perturbation discrimination score by Euclidean distance (Virtual Cell Challenge).
 
     1 - k / (P - 1), k = how many other real effects are closer to the predicted one than its own, half for ties. 1 is best;
@@ -35,7 +39,7 @@ def pds_l2(predicted_effects: NDArray, real_effects: NDArray, *, leave_out: Sequ
     predicted_effects, real_effects
         [P x G], one row per condition in the same order.
     leave_out
-        For each condition the column of its perturbed gene, or -1. Whenever two conditions are compared the genes of both are
+        For each condition the column of its perturbed gene, or -1; or all its columns, for combinations. Whenever two conditions are compared the genes of both are
         dropped: without the other's gene too, "I am not that knockout" would be as good as knowing one's own.
     """
     return _discrimination(predicted_effects, real_effects, "euclidean", leave_out)
@@ -58,7 +62,7 @@ def rank_perturbench(predicted_means: NDArray, real_means: NDArray) -> NDArray:
     return ((distance <= np.diag(distance)[:, None]).sum(1) - 1) / (n - 1)
 
 
-def _discrimination(predicted: NDArray, real: NDArray, metric: str, leave_out: Sequence[int] | None) -> NDArray:
+def _discrimination(predicted: NDArray, real: NDArray, metric: str, leave_out: LeaveOut | None) -> NDArray:
     n = len(real)
     if n < FEWEST_CONDITIONS:
         return np.full(n, np.nan)
@@ -66,23 +70,29 @@ def _discrimination(predicted: NDArray, real: NDArray, metric: str, leave_out: S
         to_others = _distances(predicted, real, metric)
         to_own = np.repeat(np.diag(to_others)[:, None], n, axis=1)
     else:
-        to_others, to_own = _distances_leaving_out(predicted, real, metric, np.asarray(leave_out))
+        to_others, to_own = _distances_leaving_out(predicted, real, metric, _mask(leave_out, predicted.shape))
     closer = (to_others < to_own).sum(1) + ((to_others == to_own).sum(1) - 1) / 2  # its own effect always ties with itself
     return 1 - closer / (n - 1)
 
 
-def _distances_leaving_out(predicted: NDArray, real: NDArray, metric: str, gene: NDArray) -> tuple[NDArray, NDArray]:
+def _mask(leave_out: LeaveOut, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """[P x G], True for the perturbed genes of each condition."""
+    mask = np.zeros(shape, dtype=bool)
+    for row, columns in zip(mask, leave_out, strict=True):
+        for column in [columns] if isinstance(columns, int | np.integer) else columns:
+            if column >= 0:
+                row[column] = True
+    return mask
+
+
+def _distances_leaving_out(predicted: NDArray, real: NDArray, metric: str, own: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
     """[p, q] distance of prediction p to real q, and to real p, both without the genes of p and q."""
     n = len(real)
     to_others, to_own = np.empty((n, n)), np.empty((n, n))
-    has_gene = np.flatnonzero(gene >= 0)
     for p in range(n):
-        mine, others, own = np.repeat(predicted[p : p + 1], n, 0), real.copy(), np.repeat(real[p : p + 1], n, 0)
-        for effects in (mine, others, own):  # a gene that is 0 in both vectors adds to none of the distances
-            effects[has_gene, gene[has_gene]] = 0
-            if gene[p] >= 0:
-                effects[:, gene[p]] = 0
-        to_others[p], to_own[p] = _row_distances(mine, others, metric), _row_distances(mine, own, metric)
+        kept = ~(own | own[p])  # a gene that is 0 in both vectors adds to none of the distances
+        mine = predicted[p] * kept
+        to_others[p], to_own[p] = _row_distances(mine, real * kept, metric), _row_distances(mine, real[p] * kept, metric)
     return to_others, to_own
 
 
