@@ -107,7 +107,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{os.fspath(file)!r} is not a {FORMAT} file")
     if not isinstance(manifest.get("schema"), int) or manifest["schema"] > SCHEMA:
         raise CheckpointError(
-            f"this model was written by counterflow {manifest.get('package_version')} (schema {manifest.get('schema')}): upgrade counterflow"
+            f"this model was written by counterflow {manifest.get('package_version')} (schema {manifest.get('schema')}): upgrade"
         )
     if set(manifest) != KEYS:
         odd = sorted(set(manifest) ^ KEYS)

@@ -18,14 +18,15 @@ from counterflow.conditions.features import feature_table
 from counterflow.data.effects import AdditiveRule
 from counterflow.data.genes import select_genes
 from counterflow.data.schema import Setup, declare, setup_of
-from counterflow.data.screen import Screen, describe, read_cells, read_screen, read_specs, requested
-from counterflow.errors import CheckpointError, ConfigError, DataError, near
-from counterflow.fitting import feature_order, fit_rule, states_of, training_steps, vocabulary_of
+from counterflow.data.screen import Screen, describe, read_cells, read_screen
+from counterflow.errors import CheckpointError, ConfigError, near
+from counterflow.fitting import feature_order, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.module import FlowModule, Source
-from counterflow.calibration import UNTESTED, agreement, folds, kind_of, learn_weights
-from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, displaced, new_cells, to_anndata
+from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, new_cells, to_anndata
+from counterflow.recipe import Recipe
 from counterflow.reference import Reference
+from counterflow.requests import flow_weights, matching_rows, requested_specs, support_labels
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.types import ConditionIds, ConditionSpec
 
@@ -149,9 +150,10 @@ class CounterFlow:
         else:
             from counterflow.spaces.latent import LatentSpace
 
-            self.space = LatentSpace.from_trained(space, self.genes)
-            kwargs.update(self.space.size)
-        self.module = self.build_module(None)  # wrong options are refused here, before anything is trained
+            latent = LatentSpace.from_trained(space, self.genes)
+            kwargs.update(latent.size)
+            self.space = latent
+        self.module = self.build_module(None, self.vocabulary.seen)  # wrong options are refused here, before anything is trained
         self.reference = Reference.keep(
             train, adata.obs[screen.split == "train"], self.setup, self.config["keep_controls"], self.config["seed"]
         )
@@ -227,6 +229,7 @@ class CounterFlow:
         set_size: int = 64,
         run_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
+        callbacks: Sequence[Any] = (),
         **trainer_kwargs: Any,
     ) -> None:
         """Fit the space, then the flow, on the training cells.
@@ -245,6 +248,8 @@ class CounterFlow:
             ``checkpoints/last.ckpt`` of an interrupted run of the same model; nothing else is read from it than tensors.
         run_dir
             Where ``metrics.csv`` and ``checkpoints/`` are kept; nothing is written without it.
+        callbacks
+            Lightning callbacks of your own.
         trainer_kwargs
             For `lightning.Trainer`.
         """
@@ -253,7 +258,7 @@ class CounterFlow:
         seed, cells = self.config["seed"], self._train_cells
         self.space.fit(cells.counts, cells.library, seed=seed)
         states = states_of(cells, self.space)
-        self._order = feature_order(states(np.flatnonzero(cells.is_control)[:2000]))
+        order = feature_order(states(np.flatnonzero(cells.is_control)[:2000]))
         n_sets, set_size = max(1, batch_size // set_size), min(set_size, batch_size)
         if max_steps is None:
             max_steps = DEFAULT_STEPS if max_epochs is None else max_epochs * max(1, -(-len(cells.cells) // (n_sets * set_size)))
@@ -262,60 +267,39 @@ class CounterFlow:
             "lr": lr, "weight_decay": weight_decay, "seed": seed, "progress": progress, "accelerator": accelerator, "devices": devices,
             "precision": precision, **trainer_kwargs,
         }  # fmt: skip
-        files = {"early_stopping": early_stopping, "run_dir": run_dir, "resume_from": resume_from}
-        self.module, self.rule, self.history = self._fit_flow(cells, states, plan, options | files)
-        self.flow_weight = self._calibrate(cells, states, plan, options) if self.rule is not None else {}
+        recipe = Recipe(
+            lambda seen: self.build_module(order, seen), self.setup, self.vocabulary, self.config["anchor"] == "additive", plan, options
+        )
+        files = {"early_stopping": early_stopping, "run_dir": run_dir, "resume_from": resume_from, "callbacks": callbacks}
+        self.module, self.rule, self.history = recipe.fit(cells, states, self._validation_cells(), **files)
+        self.flow_weight = recipe.weights(cells, states) if self.rule is not None else {}
         self.is_trained = True
 
-    def _fit_flow(
-        self, cells: Screen, states: Callable[[np.ndarray], Tensor], plan: dict[str, Any], options: dict[str, Any]
-    ) -> tuple[FlowModule, AdditiveRule | None, list[dict[str, float]]]:
-        from counterflow import training
-
-        rule = fit_rule(cells, states) if self.config["anchor"] == "additive" else None
-        module = self.build_module(self._order)
-        steps = training_steps(cells, states, self.vocabulary, rule, self.setup, anchors=True, **plan)
-        history = training.fit(module, steps, self._validation(plan, rule) if "run_dir" in options else None, **options)
-        return module.cpu().eval(), rule, history
-
-    def _calibrate(
-        self, cells: Screen, states: Callable[[np.ndarray], Tensor], plan: dict[str, Any], options: dict[str, Any]
-    ) -> dict[str, float]:
-        """Fit once more without some training conditions, and see how much of the flow's part holds there."""
-        how, units = Sampling(n_steps=10), []
-        for left_out in folds(cells, self.vocabulary.generalises, self.config["seed"]):
-            kept = np.flatnonzero(~left_out)
-            module, rule, _ = self._fit_flow(cells.rows(kept), lambda rows, kept=kept: states(kept[rows]), plan, options)
-            assert rule is not None
-
-            def displacement(rows: np.ndarray, spec: ConditionSpec, module: FlowModule = module) -> Tensor:
-                some = cells.rows(rows)
-                return displaced(module, states(rows), some, self._ids(spec, some), self._ids(ConditionSpec(), some), how)
-
-            units += agreement(cells, left_out, states, displacement, rule)
-        return learn_weights(units)
-
-    def _validation(self, plan: dict[str, Any], rule: AdditiveRule | None) -> Any:
+    def _validation_cells(self) -> tuple[Screen, Callable[[np.ndarray], Tensor]] | None:
         screen = self._screen
         chosen = (screen.split == "val") & ~screen.is_control
         if not chosen.any():
             return None
         cells = screen.rows(chosen | ((screen.split == "train") & screen.is_control))
-        return training_steps(cells, states_of(cells, self.space), self.vocabulary, rule, self.setup, anchors=False, **(plan | {"stop": 8}))
+        return cells, states_of(cells, self.space)
 
-    def build_module(self, order: Tensor | None) -> FlowModule:
+    def build_module(self, order: Tensor | None, seen: frozenset[str]) -> FlowModule:
         """An untrained network for this model's vocabulary and space; `order` puts correlated state features side by side."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config["seed"])
-            trained = torch.tensor([name in self.vocabulary.seen for name in self.vocabulary.entities])
+            trained = torch.tensor([name in seen for name in self.vocabulary.entities])
             levels = tuple(len(levels) for levels in self.vocabulary.covariates.values())
             encoder = ConditionEncoder(
                 torch.from_numpy(self.features), trained, levels, **_accepted(ConditionEncoder, self.config["encoder_kwargs"])
             )
             backbone = backbones.build(
-                self.config["backbone"], self.space.state_shape, encoder.width, conditioning=self.config["conditioning"], feature_order=order,
+                self.config["backbone"],
+                self.space.state_shape,
+                encoder.width,
+                conditioning=self.config["conditioning"],
+                feature_order=order,
                 **self.config["backbone_kwargs"],
-            )  # fmt: skip
+            )
             return FlowModule(
                 backbone, encoder, self.space.state_shape, source=self.config["source"], coupling=self.config["coupling"],
                 prediction=self.config["prediction"], time=self.config["time"], condition_dropout=self.config["condition_dropout"],
@@ -367,20 +351,19 @@ class CounterFlow:
         self._check_trained()
         how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed)
         how.resolve(self.config["source"])
-        specs, table = self._specs(conditions, on_unknown)
+        specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
         cells, obs, var = self._controls(adata)
         device = next(self.module.parameters()).device
         blocks = []
         for i, spec in enumerate(specs):
-            rows = self._matching(cells, obs, table, i)
+            rows = matching_rows(obs, dict(table.iloc[i]))
             if n_cells is not None:
                 draw = np.random.default_rng([seed, 1])
                 rows = np.sort(np.concatenate([draw.permutation(rows) for _ in range(-(-n_cells // len(rows)))])[:n_cells])
             some = cells.rows(rows)
             ids, factual = self._ids(spec, some), self._ids(ConditionSpec(), some)
-            support = self._support(spec, some)
-            correction = Correction(self._shift(spec), self._weights(spec, support))
-            counts, expected = counterfactual(self.module, self.space, some, ids, factual, correction, how, device)
+            support = support_labels(spec, some, self.vocabulary)
+            counts, expected = counterfactual(self.module, self.space, some, ids, factual, self._correction(spec, support), how, device)
             named = describe_rows(obs.iloc[rows], spec, self.setup, some.cells, support)
             blocks.append(to_anndata(counts, expected, some.library, named, var, self._made(how, specs)))
         return _stack(blocks)
@@ -409,7 +392,7 @@ class CounterFlow:
         """
         self._check_trained()
         how = Sampling(n_steps=n_steps, seed=seed)
-        specs, table = self._specs(conditions, "error")
+        specs, table = requested_specs(conditions, "error", self.setup, self.vocabulary)
         cells, obs, var = self.reference.cells(self.setup, self.genes)
         for key, level in (covariates or {}).items():
             if key not in obs:
@@ -418,13 +401,14 @@ class CounterFlow:
         device = next(self.module.parameters()).device
         blocks = []
         for i, spec in enumerate(specs):
-            rows = self._matching(cells, obs, table, i)
+            rows = matching_rows(obs, dict(table.iloc[i]))
             draw = np.random.default_rng([seed, 2])
             some = cells.rows(draw.choice(rows, n_cells))
             library = self.reference.draw_libraries(some, seed)
-            support = self._support(spec, some)
-            correction = Correction(self._shift(spec), self._weights(spec, support))
-            counts, expected = new_cells(self.module, self.space, some, library, self._ids(spec, some), correction, how, device)
+            support = support_labels(spec, some, self.vocabulary)
+            counts, expected = new_cells(
+                self.module, self.space, some, library, self._ids(spec, some), self._correction(spec, support), how, device
+            )
             named = describe_rows(obs.loc[list(some.cells)], spec, self.setup, [f"new{n}" for n in range(n_cells)], support)
             blocks.append(to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, self._made(how, specs)))
         return _stack(blocks)
@@ -452,23 +436,6 @@ class CounterFlow:
         if not self.is_trained:
             raise ConfigError("the model is not trained: call model.train() first")
 
-    def _specs(self, conditions: Any, on_unknown: str) -> tuple[list[ConditionSpec], pd.DataFrame]:
-        if on_unknown not in ("error", "mean"):
-            raise ConfigError(f"on_unknown={on_unknown!r} is unknown: use 'error' or 'mean'")
-        if conditions is None:
-            specs = sorted(spec for spec in self.vocabulary.conditions if spec.parts)
-            return specs, pd.DataFrame(index=range(len(specs)))
-        table = requested(conditions, self.setup)
-        specs = read_specs(table, self.setup)
-        missing = sorted({part for spec in specs for part in self.vocabulary.unknown(spec)})
-        if missing and on_unknown == "error":
-            hints = "; ".join(f"{name!r}: {near(name, sorted(self.vocabulary.seen))}" for name in missing[:3])
-            raise DataError(
-                f"{len(missing)} perturbations were neither seen in training nor have features ({hints}). Train with "
-                "perturbation_features=<DataFrame> that has a row for them, or accept the mean effect with on_unknown='mean'"
-            )
-        return specs, table.drop(columns=[k for k in (self.setup.perturbation_key, self.setup.dose_key, self.setup.time_key) if k in table])
-
     def _controls(self, adata: AnnData | None) -> tuple[Screen, pd.DataFrame, pd.DataFrame]:
         if adata is not None:
             cells, positions = read_cells(adata, self.setup, self.genes)
@@ -478,35 +445,13 @@ class CounterFlow:
         chosen = self._screen.is_control & (self._screen.split == "train")
         return self._screen.rows(chosen), self.adata.obs[chosen], self.adata.var.loc[list(self.genes)]
 
-    def _matching(self, cells: Screen, obs: pd.DataFrame, table: pd.DataFrame, i: int) -> np.ndarray:
-        keep = np.ones(len(cells.cells), dtype=bool)
-        for key in table.columns:
-            keep &= (obs[key].astype(str) == str(table[key].iloc[i])).to_numpy()
-            if not keep.any():
-                raise DataError(
-                    f"no control cell has {key} = {table[key].iloc[i]!r}: {near(table[key].iloc[i], sorted(obs[key].astype(str).unique()))}"
-                )
-        return np.flatnonzero(keep)
-
     def _ids(self, spec: ConditionSpec, cells: Screen) -> ConditionIds:
         return self.vocabulary.ids([spec] * len(cells.cells), {key: list(cells.covariates[key]) for key in self.vocabulary.covariates})
 
-    def _shift(self, spec: ConditionSpec) -> np.ndarray:
-        return np.zeros(self.space.state_shape, dtype=np.float32) if self.rule is None else self.rule(spec).astype(np.float32)
-
-    def _weights(self, spec: ConditionSpec, support: list[str]) -> Tensor | None:
+    def _correction(self, spec: ConditionSpec, support: Sequence[str]) -> Correction:
         if self.rule is None:
-            return None
-        weight = UNTESTED | self.flow_weight
-        own = weight["unknown" if self.vocabulary.unknown(spec) else kind_of(spec, self.vocabulary.conditions)]
-        return torch.tensor([weight["context"] if label == "unseen-context" else own for label in support])
-
-    def _support(self, spec: ConditionSpec, cells: Screen) -> list[str]:
-        label = self.vocabulary.support(spec)
-        met = [cells.contexts[c] in self.vocabulary.perturbed_contexts for c in cells.context]
-        for key, levels in self.vocabulary.perturbed_levels.items():
-            met = [ok and level in levels for ok, level in zip(met, cells.covariates[key], strict=True)]
-        return [label if ok else "unseen-context" for ok in met]
+            return Correction(np.zeros(self.space.state_shape, dtype=np.float32))
+        return Correction(self.rule(spec).astype(np.float32), flow_weights(spec, support, self.vocabulary, self.flow_weight))
 
     def _made(self, how: Sampling, specs: Sequence[ConditionSpec]) -> dict[str, Any]:
         from counterflow import __version__
@@ -581,7 +526,8 @@ class CounterFlow:
         c = self.config
         state = "trained" if self.is_trained else "not trained"
         return (
-            f"CounterFlow({c['backbone']} on {c['space']}, source={c['source']}, coupling={c['coupling']}, conditioning={c['conditioning']}; "
+            f"CounterFlow({c['backbone']} on {c['space']}, source={c['source']}, coupling={c['coupling']}, "
+            f"conditioning={c['conditioning']}; "
             f"{len(self.genes)} genes, {len(self.vocabulary.seen)} perturbations; {state})"
         )
 

@@ -53,9 +53,17 @@ class Reference:
             raise ConfigError("this model keeps no control cells (keep_controls=0): give the control cells to start from (adata)")
         context, contexts = read_contexts(self.obs, setup)
         screen = Screen(
-            self.counts, self.library, tuple(genes), tuple(self.obs.index), (ConditionSpec(),), np.zeros(n, dtype=np.int64), contexts, context,
-            self.obs[list(setup.covariate_keys)], np.full(n, "train"),
-        )  # fmt: skip
+            self.counts,
+            self.library,
+            tuple(genes),
+            tuple(self.obs.index),
+            (ConditionSpec(),),
+            np.zeros(n, dtype=np.int64),
+            contexts,
+            context,
+            self.obs[list(setup.covariate_keys)],
+            np.full(n, "train"),
+        )
         return screen, self.obs, pd.DataFrame(index=pd.Index(genes, dtype=str))
 
     def draw_libraries(self, cells: Screen, seed: int) -> np.ndarray:
@@ -76,8 +84,11 @@ class Reference:
         """The part that is numbers."""
         c = self.counts
         return {
-            "reference.data": c.data, "reference.indices": c.indices.astype(np.int32), "reference.indptr": c.indptr.astype(np.int64), "reference.library": self.library,
-        }  # fmt: skip
+            "reference.data": c.data,
+            "reference.indices": c.indices.astype(np.int32),
+            "reference.indptr": c.indptr.astype(np.int64),
+            "reference.library": self.library,
+        }
 
     @classmethod
     def from_saved(cls, values: dict[str, Any], arrays: dict[str, np.ndarray], n_genes: int) -> Reference:

@@ -29,7 +29,7 @@ def save(model: CounterFlow, path: Path, *, overwrite: bool) -> None:
     from counterflow import __version__
 
     backbone = model.config["backbone"]
-    manifest = {
+    manifest: dict[str, Any] = {
         "package_version": __version__,
         "config": {**model.config, "backbone": backbone if isinstance(backbone, str) else _READY_MODULE},
         "setup": model.setup.to_dict(),
@@ -91,7 +91,7 @@ def _rebuild(
     model.trained_on = {key: value for key, value in manifest["training"].items() if key not in ("history", "conditions")}
     model.history = manifest["training"]["history"]
     order = torch.arange(int(np.prod(model.space.state_shape)))  # the stored order comes with the weights
-    model.module = model.build_module(order)
+    model.module = model.build_module(order, model.vocabulary.seen)
     _fill(model.module, weights, "module.")
     _fill(_space_module(model), weights, "space.")
     model.is_trained = True

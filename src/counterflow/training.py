@@ -43,7 +43,8 @@ class FlowTraining(L.LightningModule):
         loss = self.module.loss(batch, self.step_generator(self.global_step))
         if self.global_step % 20 == 0 and not torch.isfinite(loss):
             raise DataError(
-                f"the loss became {float(loss.detach())} at step {self.global_step}: lower lr (now {self.lr:g}) or look for outliers in the data"
+                f"the loss became {float(loss.detach())} at step {self.global_step}: "
+                f"lower lr (now {self.lr:g}) or look for outliers in the data"
             )
         self.log("train_loss", loss, prog_bar=True)
         return loss
@@ -121,7 +122,7 @@ def fit(
             max_steps=train.stop,
             max_epochs=-1,
             callbacks=[*own, *callbacks],
-            logger=CSVLogger(run_dir, name="", version="") if run_dir is not None else False,
+            logger=CSVLogger(os.fspath(run_dir), name="", version="") if run_dir is not None else False,
             enable_checkpointing=run_dir is not None,
             enable_model_summary=False,
             enable_progress_bar=progress,

@@ -62,6 +62,8 @@ class ConditionEncoder(nn.Module):
         filled = torch.where(missing[:, None], mean, features)
         table = torch.cat([filled, missing[:, None].float()], dim=1)
         unknown = torch.cat([mean, torch.ones(1)])
+        self.features: Tensor
+        self.trained: Tensor
         self.register_buffer("features", torch.cat([torch.zeros_like(unknown)[None], unknown[None], table]))  # padding, unknown, entities
         self.register_buffer("trained", torch.cat([torch.zeros(UNKNOWN + 1, dtype=torch.bool), trained]))
         self.identity = nn.Embedding(len(self.features), width, padding_idx=0)

@@ -63,4 +63,4 @@ def coexpression(control_log1p: sparse.csr_matrix, genes: Sequence[str], *, n_co
     scaled = control_log1p[:, varying] @ sparse.diags(1 / scale[varying])
     loadings = TruncatedSVD(n_components + 1, random_state=seed).fit(scaled).components_[1:].T  # the first direction is the mean profile
     length = np.linalg.norm(loadings, axis=1, keepdims=True)
-    return pd.DataFrame(loadings / np.maximum(length, 1e-12), index=[genes[i] for i in varying]).astype(np.float32)
+    return pd.DataFrame(loadings / np.maximum(length, 1e-12), index=[genes[int(i)] for i in varying]).astype(np.float32)

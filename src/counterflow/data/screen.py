@@ -104,9 +104,17 @@ def read_cells(adata: AnnData, setup: Setup, genes: Sequence[str], *, controls_o
     context, contexts = read_contexts(obs, setup)
     n = len(positions)
     screen = Screen(
-        _columns(counts[positions], columns), library[positions], tuple(genes), tuple(obs.index), (ConditionSpec(),), np.zeros(n, dtype=np.int64),
-        contexts, context, obs[list(setup.covariate_keys)].astype(str), np.full(n, "train"),
-    )  # fmt: skip
+        _columns(counts[positions], columns),
+        library[positions],
+        tuple(genes),
+        tuple(obs.index),
+        (ConditionSpec(),),
+        np.zeros(n, dtype=np.int64),
+        contexts,
+        context,
+        obs[list(setup.covariate_keys)].astype(str),
+        np.full(n, "train"),
+    )
     return screen, positions
 
 

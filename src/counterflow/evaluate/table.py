@@ -148,7 +148,10 @@ class Table:
             texts = [_cell(cell.get((method, metric))) for metric in shown]
             lines.append(f"| {method} | " + " | ".join(texts) + " |")
         n = len(self.rows.drop_duplicates(UNIT))
-        lines += ["", f"Mean over {n} held-out conditions (S in brackets: 0 = mean baseline, 1 = split-half ceiling); bold: best simple baseline."]
+        lines += [
+            "",
+            f"Mean over {n} held-out conditions (S in brackets: 0 = mean baseline, 1 = split-half ceiling); bold: best simple baseline.",
+        ]
         lines += [f"Self-test of the scoring PCA, {name}: {self_test_text(values)}." for name, values in self.self_test.items()]
         lines += [f"\n**{model}**: {self.verdict(model)}" for model in self.models]
         lines += ["", *self.notes] if self.notes else []

@@ -14,9 +14,17 @@ TARGET_SUM = 1e4
 class StateSpace(Protocol):
     """Fitted on training cells only; buffers hold everything fitted, so `state_dict` is the whole space."""
 
-    state_shape: tuple[int, ...]
     decoder: str  # "transport": rates that move observed counts; "round": the state already holds counting noise
-    dispersion: Tensor  # G, inverse dispersion of the counts around the decoded mean (inf = Poisson)
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of one state."""
+        ...
+
+    @property
+    def dispersion(self) -> Tensor:
+        """Inverse dispersion of the counts around the decoded mean (G); inf = Poisson."""
+        ...
 
     def fit(self, counts: sparse.csr_matrix, library: np.ndarray, *, seed: int) -> None:
         """Learn the space from training cells (n x G)."""

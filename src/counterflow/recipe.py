@@ -1,0 +1,95 @@
+"""The default recipe: measure the additive rule, fit the flow to what it leaves, and learn on left-out conditions how far that holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from counterflow.calibration import agreement, folds, learn_weights
+from counterflow.conditions.vocabulary import Vocabulary
+from counterflow.data.effects import AdditiveRule
+from counterflow.data.schema import Setup
+from counterflow.data.screen import Screen
+from counterflow.fitting import fit_rule, training_steps
+from counterflow.module import FlowModule
+from counterflow.prediction import Sampling, displaced
+from counterflow.types import ConditionSpec
+
+States = Callable[[np.ndarray], Tensor]
+_VALIDATION_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fit one flow, as often as needed.
+
+    Parameters
+    ----------
+    build
+        Entities with an identity of their own -> an untrained network.
+    anchored
+        Whether the flow starts from the additive rule.
+    plan
+        ``n_sets``, ``set_size``, ``seed``, ``start`` and ``stop`` of the batches.
+    options
+        Of `counterflow.training.fit`.
+    """
+
+    build: Callable[[frozenset[str]], FlowModule]
+    setup: Setup
+    vocabulary: Vocabulary
+    anchored: bool
+    plan: dict[str, Any]
+    options: dict[str, Any]
+
+    def fit(
+        self, cells: Screen, states: States, validation: tuple[Screen, States] | None = None, **files: Any
+    ) -> tuple[FlowModule, AdditiveRule | None, list[dict[str, float]]]:
+        """A trained network, the rule it was anchored on, and the training history. `files`: where the run is logged and resumed."""
+        from counterflow import training
+
+        rule = fit_rule(cells, states) if self.anchored else None
+        module = self.build(self.vocabulary.seen)
+        steps = training_steps(cells, states, self.vocabulary, rule, self.setup, anchors=True, **self.plan)
+        watched = None
+        if validation is not None:
+            plan = self.plan | {"start": 0, "stop": _VALIDATION_STEPS}
+            watched = training_steps(*validation, self.vocabulary, rule, self.setup, anchors=False, **plan)
+        history = training.fit(module, steps, watched, **self.options, **files)
+        return module.cpu().eval(), rule, history
+
+    def weights(self, cells: Screen, states: States) -> dict[str, float]:
+        """How far the flow is trusted beyond the rule, per kind of generalisation: fits on less, judged on what was left out."""
+        units: list[tuple[str, float, float]] = []
+        for left_out in folds(cells, self.vocabulary.generalises, self.plan["seed"]):
+            kept = np.flatnonzero(~left_out)
+            less = replace(self, vocabulary=_without(self.vocabulary, cells.rows(kept)))
+            units += less.judged(cells, states, left_out, kept)
+        return learn_weights(units)
+
+    def judged(self, cells: Screen, states: States, left_out: np.ndarray, kept: np.ndarray) -> list[tuple[str, float, float]]:
+        """Fit on the `kept` rows; how well the flow's part agrees with what the rule misses on the left-out ones."""
+        module, rule, _ = self.fit(cells.rows(kept), lambda rows: states(kept[rows]))
+        assert rule is not None
+
+        def displacement(rows: np.ndarray, spec: ConditionSpec) -> Tensor:
+            some = cells.rows(rows)
+            levels = {key: list(some.covariates[key]) for key in self.vocabulary.covariates}
+            ids, factual = (self.vocabulary.ids([what] * len(rows), levels) for what in (spec, ConditionSpec()))
+            return displaced(module, states(rows), some, ids, factual, Sampling(n_steps=10))
+
+        return list(agreement(cells, left_out, states, displacement, rule))
+
+
+def _without(vocabulary: Vocabulary, kept: Screen) -> Vocabulary:
+    """The same numbering, with only what the kept cells have met."""
+    perturbed = ~kept.is_control
+    return replace(
+        vocabulary,
+        seen=frozenset(part for code in np.unique(kept.condition) for part in kept.conditions[code].parts),
+        perturbed_levels={key: frozenset(kept.covariates[key][perturbed]) for key in vocabulary.covariates},
+    )
