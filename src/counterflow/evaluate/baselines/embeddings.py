@@ -45,7 +45,11 @@ class EmbeddingRule(MeasuredRule):
 
     def training(self) -> tuple[NDArray, NDArray]:
         """Embeddings (P x k) and effects (P x G) of the training conditions that can be embedded."""
-        rows = [(x, effect) for spec, effect in zip(self.measured.specs, self.measured.effect, strict=True) if (x := self.embed(spec)) is not None]
+        rows = [
+            (x, effect)
+            for spec, effect in zip(self.measured.specs, self.measured.effect, strict=True)
+            if (x := self.embed(spec)) is not None
+        ]
         if not rows:
             return np.zeros((0, self.embedding.shape[1])), np.zeros((0, len(self.genes)))
         return np.array([x for x, _ in rows]), np.array([effect for _, effect in rows])
