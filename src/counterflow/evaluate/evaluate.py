@@ -157,7 +157,8 @@ def _long(
                 rows.append(
                     {
                         "method": method, "kind": kind, "condition": unit.condition, "context": unit.context,
-                        "stratum": strata[unit.number], "third": third, "n_cells": scores.n_cells, "metric": metric, "value": values.get(metric, float("nan")),
+                        "stratum": strata[unit.number], "third": third, "n_cells": scores.n_cells,
+                        "metric": metric, "value": values.get(metric, float("nan")),
                     }
                 )  # fmt: skip
     return pd.DataFrame(rows)

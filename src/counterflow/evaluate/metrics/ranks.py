@@ -40,7 +40,8 @@ def pds_l2(predicted_effects: NDArray, real_effects: NDArray, *, leave_out: Leav
         [P x G], one row per condition in the same order.
     leave_out
         For each condition the column of its perturbed gene, or -1; or all its columns, for combinations. Whenever two conditions
-        are compared the genes of both are dropped: without the other's gene too, "I am not that knockout" would be as good as knowing one's own.
+        are compared the genes of both are dropped: without the other's gene too, "I am not that knockout" would be as good as
+        knowing one's own.
     """
     return _discrimination(predicted_effects, real_effects, "euclidean", leave_out)
 
