@@ -62,6 +62,7 @@ def calls(monkeypatch):
     for name in ("evaluate", "compare"):
         module = types.ModuleType(name)
         setattr(module, name, note(name))
+        module.WithMean = lambda model: model  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "counterflow.evaluate.evaluate" if name == "evaluate" else "counterflow.compare", module)
     return made
 
@@ -139,6 +140,19 @@ def test_fit_with_a_split_prints_the_scores_beside_the_simple_rules(screen, tmp_
     ((predictors, adata), options) = calls["evaluate"][0]
     assert list(predictors) == ["mlp/pca"] and options["subset"] == "test"
     assert set(adata.obs["counterflow_split"]) == {"train", "val", "test"}
+
+
+def test_scores_are_real_and_the_same_from_fit_and_evaluate(screen, tmp_path, capsys):
+    """No doubles: the held-out conditions are scored, those with unknown parts too."""
+    words = ["fit", screen, *SETUP, "--split", "unseen_perturbation", *SHORT, "--model.anchor", "none", "--out", str(tmp_path / "run")]
+    assert main([*words, "--json"]) == 0
+    of_fit = {(row["metric"], row["method"]): row["value"] for row in json.loads(capsys.readouterr().out)["evaluation"]}
+    assert {"mlp/pca", "control", "mean", "additive"} <= {method for _, method in of_fit}
+    assert main(["evaluate", str(tmp_path / "run"), "--out", str(tmp_path / "scores"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    of_evaluate = {(row["metric"], row["method"]): row["value"] for row in result["summary"]}
+    assert of_fit.items() <= of_evaluate.items() and result["verdict"]
+    assert (tmp_path / "scores" / "table.csv").is_file()
 
 
 def test_fit_without_a_split_says_so_and_scores_nothing(screen, tmp_path, calls, capsys):
@@ -284,12 +298,12 @@ def test_evaluate_says_when_nothing_was_held_out(screen, tmp_path, capsys):
 
 
 def test_compare_takes_the_suggested_split_and_says_so(screen, tmp_path, calls, capsys):
-    words = ["--models", "mlp/pca, dit/raw", "--seeds", "2", "--budget.steps", "7", "--model.anchor", "null"]
+    words = ["--models", "mlp/pca, dit/raw", "--seeds", "2", "--budget.steps", "7", "--model.anchor", "none"]
     assert main(["compare", screen, *SETUP, *words, "--out", str(tmp_path / "c")]) == 0
     assert "unseen_combination" in capsys.readouterr().out
     ((adata, models), options) = calls["compare"][0]
     assert models == ["mlp/pca", "dit/raw"] and options["seeds"] == 2 and options["budget_steps"] == 7
-    assert options["model_options"] == {"anchor": None} and options["train_options"] == {}
+    assert options["model_options"] == {"anchor": "none"} and options["train_options"] == {}
 
 
 def test_info_reads_the_manifest_without_torch(fitted):

@@ -24,6 +24,7 @@ from counterflow.data.splits import SPLITS, build_split
 from counterflow.errors import ConfigError, CounterflowError, near
 from counterflow.evaluate.baselines import applicable
 from counterflow.evaluate.evaluate import HEADLINE, evaluate
+from counterflow.evaluate.report import write_report
 from counterflow.evaluate.table import Table, concat
 from counterflow.model import CounterFlow
 
@@ -100,8 +101,8 @@ def compare(
     budget_steps, budget_seconds
         Optimiser steps, or processor seconds, that every model is trained for. Default: 2,000 steps.
     out
-        Directory of the results: ``table.csv`` (long), ``summary.md``, ``summary.json``, ``split.json``, ``report.html``, and ``rows/`` with
-        what is finished.
+        Directory of the results: ``table.csv`` (long), ``summary.md``, ``summary.json``, ``split.json``, ``report.html``, and ``rows/``
+        with what is finished.
     model_options, train_options
         Further arguments of `CounterFlow` and `CounterFlow.train`, the same for all models.
     metrics, n_halvings
@@ -165,6 +166,7 @@ def compare(
     notes = (f"Budget of every model: {budget}. Unknown perturbations get the mean effect.", *table.notes, *failed)
     table = replace(table, notes=notes)
     table.save(path)
+    write_report(table, path / "report.html", title=f"Comparison: {dataset or 'held-out conditions'}")
     watch.say(f"done: {path / 'summary.md'}")
     return table
 
@@ -271,7 +273,7 @@ def _named_split(split: str | os.PathLike[str], obs: pd.DataFrame, keys: Keys) -
     if os.fspath(split) in SPLITS:
         return build_split(os.fspath(split), obs, keys)
     if Path(split).is_file():
-        found = Split.load(split)
+        found = Split.load(os.fspath(split))
         found.verify(obs)
         return found
     raise ConfigError(f"{os.fspath(split)!r} is neither a split nor a split file: {near(os.fspath(split), SPLITS)}")

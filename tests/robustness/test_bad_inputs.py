@@ -94,7 +94,7 @@ FAULTS = [
     Fault("huge counts", ("2^24",), set_value(float(2**25))),
     Fault("duplicate genes", ("duplicate gene names", "'G000'", "var_names_make_unique"), duplicate_genes),
     Fault("missing perturbation labels", ("7 cells", "no value", "'perturbation'"), in_column("perturbation", np.nan)),
-    Fault("missing covariate labels", ("7 cells", "'cell_type'"), in_column("cell_type", np.nan), {"covariate_keys": ["cell_type"]}),
+    Fault("missing covariate labels", ("7 cells", "'cell_type'"), in_column("cell_type", np.nan), {"covariate_keys": "cell_type"}),
     Fault("time is text", ("time_key", "numbers", "'later'"), lambda a: (constant("time", "1.0")(a), in_column("time", "later")(a)) and None,
           {"time_key": "time"}),
     Fault("negative dose", ("dose", ">= 0"), constant("dose", "-1"), {"dose_key": "dose"}),

@@ -60,7 +60,7 @@ def run(argv: Sequence[str]) -> None:
     table = compare(
         adata, model_names(options.models), split=split, seeds=options.seeds, budget_steps=options.budget.steps,
         budget_seconds=options.budget.seconds, out=options.out, model_options=_given(parser(), options, "model"),
-        train_options=_given(parser(), options, "train"),
+        train_options=_given(parser(), options, "train"), progress=not (terminal.quiet or terminal.as_json),
     )  # fmt: skip
     print_scores(table, terminal)
     for name in table.models:

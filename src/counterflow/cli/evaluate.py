@@ -89,10 +89,11 @@ def row_name(model: CounterFlow) -> str:
 
 def score(model: CounterFlow, adata: AnnData, *, subset: str, seed: int, metrics: Sequence[str] | None = SHOWN) -> Table:
     """The table of one model; `metrics` None takes all of the headline ones."""
+    from counterflow.compare import WithMean
     from counterflow.evaluate.evaluate import evaluate
 
     chosen: dict[str, Any] = {} if metrics is None else {"metrics": metrics}
-    return evaluate({row_name(model): model}, adata, subset=subset, seed=seed, **chosen)
+    return evaluate({row_name(model): WithMean(model)}, adata, subset=subset, seed=seed, **chosen)
 
 
 def print_scores(table: Table, terminal: Terminal) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Table:
         """Units x methods; the mean over seeds."""
         of_metric = self.rows[self.rows["metric"] == metric]
         order = [name for name in dict.fromkeys(self.rows["method"]) if name in set(of_metric["method"])]
-        return of_metric.pivot_table(index=UNIT, columns="method", values="value", aggfunc="mean", dropna=False).reindex(columns=order)
+        return of_metric.groupby([*UNIT, "method"], sort=False)["value"].mean().unstack("method").reindex(columns=order)
 
     def summary(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
         """One row per method and metric: mean over conditions, 95 % bootstrap interval over conditions, S, and the best baseline.
@@ -96,7 +96,9 @@ class Table:
         distance = dict(zip(out["method"], badness(metric, out["value"].to_numpy()), strict=True))
         b, r = distance.get(BASELINE, np.nan), distance.get(CEILING, np.nan)
         gap = r - b
-        out["S"] = [(d - b) / gap if abs(gap) > 1e-9 else np.nan for d in distance.values()]
+        out["S"] = [
+            (d - b) / gap + 0.0 if gap < -1e-9 and isinstance(METRICS[metric].better, str) else np.nan for d in distance.values()
+        ]  # no room between baseline and ceiling: no S
         best = best_of(distance, self.baselines)
         out["best_baseline"] = out["method"] == best
         return out
@@ -206,7 +208,7 @@ def badness(metric: str, values: np.ndarray) -> np.ndarray:
     return values if better == "lower" else np.abs(values - better)
 
 
-def best_of(distance: dict[str, float], names: Iterable[str]) -> str | None:
+def best_of(distance: Mapping[str, float], names: Iterable[str]) -> str | None:
     """The name with the smallest finite `badness`."""
     finite = [name for name in names if np.isfinite(distance.get(name, np.nan))]
     return min(finite, key=lambda name: distance[name]) if finite else None

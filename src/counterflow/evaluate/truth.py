@@ -123,7 +123,8 @@ def read_truth(adata: AnnData, subset: str, seed: int) -> Truth:
     chosen = (screen.split == subset) & ~screen.is_control
     if not chosen.any():
         raise DataError(f"no perturbed cell of adata.obs[{setup.split_key!r}] is in {subset!r}: there is nothing to score")
-    units, skipped = [], []
+    units: list[Unit] = []
+    skipped: list[str] = []
     for condition, context in sorted({(int(c), int(k)) for c, k in zip(screen.condition[chosen], screen.context[chosen], strict=True)}):
         rows = np.flatnonzero(chosen & (screen.condition == condition) & (screen.context == context))
         spec, name = screen.conditions[condition], SEPARATOR.join(screen.contexts[context])

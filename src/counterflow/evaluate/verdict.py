@@ -26,30 +26,43 @@ def headline(table: Table) -> dict[str, str]:
 
 
 def verdict(table: Table, method: str) -> str:
-    """Wins, ties and losses against the best simple baseline of each metric; then the faults that the diagnostics show."""
-    said: dict[str, list[str]] = {"beats": [], "ties with": [], "loses to": []}
+    """One sentence to act on; then wins, draws and losses against the best simple baseline of each metric; then known faults."""
+    said: dict[str, list[str]] = {"Better than": [], "Not told apart from": [], "Worse than": []}
     for metric in headline(table).values():
         outcome, text = _against_best(table, method, metric)
         if outcome:
             said[outcome].append(text)
-    sentences = [
-        f"{verb} the best simple baseline on " + ", ".join(found) + "." for verb, found in said.items() if found
-    ]  # a gain on one family with a loss on another is written as such
-    if sentences:
-        sentences[0] = sentences[0][0].upper() + sentences[0][1:]
-        sentences[1:] = [text[0].upper() + text[1:] for text in sentences[1:]]
-    return " ".join([*sentences, *faults(table, method)]) or "Nothing could be computed."
+    wrong = faults(table, method)
+    sentences = [f"{verb} the best simple baseline on " + ", ".join(found) + "." for verb, found in said.items() if found]
+    return " ".join(
+        [_lead(len(said["Better than"]), len(said["Not told apart from"]), len(said["Worse than"]), bool(wrong)), *wrong, *sentences]
+    )
+
+
+def _lead(better: int, even: int, worse: int, faulty: bool) -> str:
+    asked = better + even + worse
+    if not asked:
+        return "NOTHING TO SAY: no headline metric could be computed."
+    if better and not worse and not faulty:
+        return f"USE IT: it beats the best simple baseline on {better} of {asked} questions and loses on none."
+    if better:
+        return f"MIXED: it beats the best simple baseline on {better} of {asked} questions and loses on {worse}."
+    if worse:
+        return f"DO NOT USE IT: a simple baseline does better on {worse} of {asked} questions, and it wins none."
+    return f"NO GAIN SHOWN: it is not told apart from the best simple baseline on any of {asked} questions."
 
 
 def _against_best(table: Table, method: str, metric: str) -> tuple[str, str]:
+    """Whether it wins. Fewer than six conditions allow no test: the sign decides, and the text says how many there are."""
     found = table.paired(method, metric)
     if found["baseline"] is None or not np.isfinite(found["gain"]):
         return "", ""
-    text = f"{metric} (by {abs(found['gain']):.3g} against {found['baseline']}, better in {found['won']:.0%} of {found['n']}"
-    text += f", p = {found['p']:.2g})" if np.isfinite(found["p"]) else ")"
+    how = "better" if found["gain"] > 0 else "worse"
+    text = f"{metric} ({how} by {abs(found['gain']):.2g} than {found['baseline']}, better in {found['won']:.0%} of {found['n']}"
+    text += f", p = {found['p']:.2g})" if np.isfinite(found["p"]) else ", too few to test)"
     if abs(found["gain"]) < 1e-9 or (np.isfinite(found["p"]) and found["p"] > 0.05):
-        return "ties with", text
-    return ("beats" if found["gain"] > 0 else "loses to"), text
+        return "Not told apart from", text
+    return ("Better than" if found["gain"] > 0 else "Worse than"), text
 
 
 def faults(table: Table, method: str) -> list[str]:
@@ -64,7 +77,7 @@ def faults(table: Table, method: str) -> list[str]:
         said.append("It predicts ONE GENERIC RESPONSE for every condition.")
     elif np.isfinite(ranks) and ranks < 0.65 and table.diagnostic("split_half", "pds_cosine") > 0.8:
         said.append(f"It does NOT TELL CONDITIONS APART (pds_cosine {ranks:.2f}, chance .5): effects belong to other conditions.")
-    elif scale < 0.6:
+    elif scale < 0.6 * min(1.0, table.diagnostic("split_half", "effect_scale")):  # noise in few cells looks like too large an effect
         said.append(f"Its effects are TOO LARGE: they fit best when multiplied by {scale:.2f}.")
     elif scale > 1.7:
         said.append(f"Its effects are TOO SMALL: they fit best when multiplied by {scale:.2f}.")

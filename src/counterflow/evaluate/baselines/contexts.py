@@ -102,8 +102,8 @@ class QuantileMap(ContextRule):
 
     def mapped(self, expression: NDArray, code: int, nearest: dict[int, float], rng: np.random.Generator) -> NDArray[np.float32]:
         """One map from the cells of both contexts together."""
-        pooled = [np.concatenate([self._expression(condition, c) for c in nearest]) for condition in (0, code)]
-        return quantile_mapped(expression, *pooled, rng)
+        control, perturbed = (np.concatenate([self._expression(condition, c) for c in nearest]) for condition in (0, code))
+        return quantile_mapped(expression, control, perturbed, rng)
 
 
 class WeightedQuantileMap(QuantileMap):

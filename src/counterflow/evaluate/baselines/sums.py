@@ -20,6 +20,7 @@ class Control(Rule):
     def effect(self, spec: ConditionSpec, context: Level, control: NDArray) -> NDArray | None:
         """None."""
         del spec, context, control
+        return None
 
 
 class PerturbationMean(MeasuredRule):

@@ -39,8 +39,9 @@ def pds_l2(predicted_effects: NDArray, real_effects: NDArray, *, leave_out: Leav
     predicted_effects, real_effects
         [P x G], one row per condition in the same order.
     leave_out
-        For each condition the column of its perturbed gene, or -1; or all its columns, for combinations. Whenever two conditions are compared the genes of both are
-        dropped: without the other's gene too, "I am not that knockout" would be as good as knowing one's own.
+        For each condition the column of its perturbed gene, or -1; or all its columns, for combinations. Whenever two conditions
+        are compared the genes of both are dropped: without the other's gene too, "I am not that knockout" would be as good as
+        knowing one's own.
     """
     return _discrimination(predicted_effects, real_effects, "euclidean", leave_out)
 
@@ -79,9 +80,8 @@ def _mask(leave_out: LeaveOut, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """[P x G], True for the perturbed genes of each condition."""
     mask = np.zeros(shape, dtype=bool)
     for row, columns in zip(mask, leave_out, strict=True):
-        for column in [columns] if isinstance(columns, int | np.integer) else columns:
-            if column >= 0:
-                row[column] = True
+        gone = np.atleast_1d(np.asarray(columns, dtype=int))
+        row[gone[gone >= 0]] = True
     return mask
 
 

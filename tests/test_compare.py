@@ -1,0 +1,137 @@
+"""`compare` with a stand-in for the model: what is trained, kept, resumed and reported."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from counterflow import compare as module
+from counterflow.data.schema import UNS_KEY, Setup, declare
+from counterflow.data.simulate import SMALL, simulate_screen
+from counterflow.errors import ConfigError, DataError
+from counterflow.evaluate.baselines import BASELINES
+
+FAST = {"metrics": ("pearson_delta", "mse"), "n_halvings": 1, "progress": False}
+
+
+class Double:
+    """An additive rule under the face of a model."""
+
+    trained: list[tuple[str, int, int]] = []
+
+    def __init__(self, adata, *, backbone, space, seed, **options):
+        self.adata, self.name, self.seed = adata, f"{backbone}/{space}", seed
+        self.module = torch.nn.Linear(3, 2)
+
+    def train(self, max_steps, **options):
+        if self.name == "broken/raw":
+            raise DataError("the loss became nan")
+        Double.trained.append((self.name, self.seed, max_steps))
+        self.rule = BASELINES["additive"]()
+        self.rule.train(self.adata)
+
+    def predict(self, adata, conditions, on_unknown):
+        assert on_unknown == "mean"
+        return self.rule.predict(adata, conditions)
+
+
+@pytest.fixture
+def double(monkeypatch):
+    Double.trained = []
+    monkeypatch.setattr(module, "CounterFlow", Double)
+    monkeypatch.setattr(module, "function_evaluations", lambda model: 20)
+    monkeypatch.setattr(module, "applicable", lambda adata: ["control", "mean", "additive"])  # the others are tested elsewhere
+    monkeypatch.setattr(module, "write_report", lambda table, file, title: file.write_text(title * 9))
+    return Double
+
+
+@pytest.fixture(scope="module")
+def adata():
+    adata = simulate_screen(**SMALL | {"n_cell_types": 1, "cells_per_condition": 16}).adata
+    declare(adata, Setup("perturbation", "control"))
+    return adata
+
+
+def test_every_model_and_seed_is_trained_once_under_one_budget(double, adata, tmp_path):
+    table = module.compare(adata, ["mlp/pca", "dit/raw"], split="unseen_combination", seeds=2, budget_steps=7, out=tmp_path, **FAST)
+    assert sorted(double.trained) == sorted((name, seed, 7) for name in ("mlp/pca", "dit/raw") for seed in (0, 1))
+    assert table.models == ["mlp/pca", "dit/raw"]
+    assert {"control", "mean", "additive"} <= set(table.baselines) and "split_half" in set(table.rows["method"])
+    wide = table.per_condition("mse")
+    np.testing.assert_allclose(wide["mlp/pca"], wide["additive"], rtol=1e-5)  # the double is the additive rule
+    assert len(table.costs) == 4 and {"train_cpu_s", "parameters", "peak_memory_mb", "function_evaluations"} <= set(table.costs)
+    for file in ("table.csv", "summary.md", "summary.json", "report.html", "split.json"):
+        assert (tmp_path / file).stat().st_size > 100
+    assert "7 optimiser steps" in (tmp_path / "summary.md").read_text()
+    assert not {"counterflow_split", "split"} & set(adata.obs) and adata.uns[UNS_KEY]["split_key"] is None
+
+
+def test_nothing_finished_is_done_again(double, adata, tmp_path):
+    arguments = {"split": "unseen_combination", "budget_steps": 5, "out": tmp_path, **FAST}
+    first = module.compare(adata, ["mlp/pca", "dit/raw"], **arguments)
+    (tmp_path / "rows" / "dit-raw-seed0" / "done").unlink()  # as if it had been killed while this was written
+    double.trained = []
+    again = module.compare(adata, ["mlp/pca", "dit/raw"], **arguments)
+    assert double.trained == [("dit/raw", 0, 5)]
+    np.testing.assert_allclose(again.rows["value"], first.rows["value"], rtol=1e-5)
+    double.trained = []
+    module.compare(adata, ["mlp/pca", "dit/raw", "set/raw"], **arguments)
+    assert double.trained == [("set/raw", 0, 5)]  # a model more is no other comparison
+
+
+def test_another_comparison_in_the_same_directory_is_refused(double, adata, tmp_path):
+    module.compare(adata, ["mlp/pca"], split="unseen_combination", budget_steps=5, out=tmp_path, **FAST)
+    with pytest.raises(ConfigError, match="another comparison.*budget"):
+        module.compare(adata, ["mlp/pca"], split="unseen_combination", budget_steps=6, out=tmp_path, **FAST)
+    module.compare(adata, ["mlp/pca"], split="unseen_combination", budget_steps=6, out=tmp_path, resume=False, **FAST)
+    assert [steps for *_, steps in double.trained] == [5, 6]
+    assert json.loads((tmp_path / "compare.json").read_text())["budget"]["steps"] == 6
+
+
+def test_a_model_that_fails_is_named_and_the_others_go_on(double, adata, tmp_path):
+    table = module.compare(adata, ["broken/raw", "mlp/pca"], split="unseen_combination", budget_steps=5, out=tmp_path, **FAST)
+    assert table.models == ["mlp/pca"]
+    assert any("broken/raw" in note and "nan" in note for note in table.notes)
+
+
+def test_a_budget_of_seconds_becomes_steps(double, adata, tmp_path, monkeypatch):
+    clock = iter(np.cumsum([0, 1.0 + 10 * 0.1, 0, 1.0 + 40 * 0.1]))  # a second of its own and a tenth a step
+    monkeypatch.setattr(module.time, "process_time", lambda: next(clock))
+    build = lambda: Double(adata, backbone="mlp", space="pca", seed=0)  # noqa: E731
+    assert module._steps_within(build, 11.0, {}) == pytest.approx(100, abs=1)
+
+
+def test_the_same_split_file_serves_again(double, adata, tmp_path):
+    module.compare(adata, ["mlp/pca"], split="unseen_combination", budget_steps=5, out=tmp_path / "one", **FAST)
+    module.compare(adata, ["mlp/pca"], split=tmp_path / "one" / "split.json", budget_steps=5, out=tmp_path / "two", **FAST)
+    assert (tmp_path / "one" / "table.csv").read_text() == (tmp_path / "two" / "table.csv").read_text()
+
+
+def test_errors_say_what_to_do(double, adata, tmp_path):
+    with pytest.raises(ConfigError, match="not both"):
+        module.compare(adata, ["mlp/pca"], budget_steps=1, budget_seconds=1, out=tmp_path)
+    with pytest.raises(ConfigError, match="backbone/space"):
+        module.compare(adata, ["mlp"], split="lopo", out=tmp_path)
+    with pytest.raises(ConfigError, match="unseen_combination"):
+        module.compare(adata, ["mlp/pca"], split="unseen_combinations", out=tmp_path)
+    with pytest.raises(ConfigError, match="nothing is held out"):
+        module.compare(adata, ["mlp/pca"], out=tmp_path)
+
+
+def test_one_real_model_end_to_end(adata, tmp_path):
+    tiny = {"backbone_kwargs": {"width": 16, "depth": 1}, "space_kwargs": {"n_components": 5}}
+    table = module.compare(
+        adata,
+        ["mlp/pca"],
+        split="unseen_combination",
+        budget_steps=3,
+        out=tmp_path,
+        model_options=tiny,
+        train_options={"batch_size": 32},
+        **FAST,
+    )
+    assert np.isfinite(table.per_condition("mse")["mlp/pca"]).all()
+    assert {"additive+ct", "matching_mean"} <= set(table.baselines)
+    assert "<svg" in (tmp_path / "report.html").read_text()
+    assert table.costs["function_evaluations"].tolist() == [20]
