@@ -10,7 +10,8 @@ PACKAGE = ROOT / "counterflow"
 
 BOTTOM = {"types", "errors"}
 ROOMS = {"nn", "backbones", "flow", "spaces", "conditions", "data"}
-MODEL_PARTS = {"module", "fitting", "prediction", "reference", "saving", "training", "checkpoint"}
+MODEL_PARTS = ("checkpoint", "reference", "calibration", "module", "training", "fitting", "prediction", "requests", "recipe", "saving")
+"""In the order in which they may import each other: later ones the earlier ones."""
 TOP = {"demo", "compare", "run", "cli"}
 ALLOWED = {  # room or top-level file -> the rooms and files it may import, besides itself
     "errors": set(),
@@ -19,9 +20,9 @@ ALLOWED = {  # room or top-level file -> the rooms and files it may import, besi
     "backbones": BOTTOM | {"nn"},
     "evaluate": BOTTOM | {"data"},
     "pl": BOTTOM | {"data", "evaluate"},
-    **dict.fromkeys(MODEL_PARTS, BOTTOM | ROOMS | MODEL_PARTS),
-    "model": BOTTOM | ROOMS | MODEL_PARTS | {"evaluate"},
-    **dict.fromkeys(TOP, BOTTOM | ROOMS | MODEL_PARTS | {"evaluate", "pl", "model"} | TOP),
+    **{part: BOTTOM | ROOMS | set(MODEL_PARTS[:i]) for i, part in enumerate(MODEL_PARTS)},
+    "model": BOTTOM | ROOMS | {*MODEL_PARTS, "evaluate"},
+    **dict.fromkeys(TOP, BOTTOM | ROOMS | {*MODEL_PARTS} | {"evaluate", "pl", "model"} | TOP),
     "__init__": BOTTOM | ROOMS | {"evaluate", "pl", "model"},
 }
 UPWARD_BUT_MEANT = {
