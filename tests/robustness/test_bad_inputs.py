@@ -95,7 +95,7 @@ FAULTS = [
     Fault("duplicate genes", ("duplicate gene names", "'G000'", "var_names_make_unique"), duplicate_genes),
     Fault("missing perturbation labels", ("7 cells", "no value", "'perturbation'"), in_column("perturbation", np.nan)),
     Fault("missing covariate labels", ("7 cells", "'cell_type'"), in_column("cell_type", np.nan), {"covariate_keys": "cell_type"}),
-    Fault("time is text", ("time_key", "numbers", "'later'"), lambda a: (constant("time", "1.0")(a), in_column("time", "later")(a)) and None,
+    Fault("time is text", ("time_key", "numbers", "'later'"), lambda a: (constant("time", "1")(a), in_column("time", "later")(a)) and None,
           {"time_key": "time"}),
     Fault("negative dose", ("dose", ">= 0"), constant("dose", "-1"), {"dose_key": "dose"}),
     Fault("library smaller than the file", ("library_size_key", "all genes"), constant("n", 1.0), {"library_size_key": "n"}),

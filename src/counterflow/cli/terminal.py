@@ -53,7 +53,7 @@ class Terminal:
             numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
             shown.add_column(name, justify="right" if numeric else "left", no_wrap=True)
         for row in rows:
-            shown.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+            shown.add_row(*(f"{value:.3f}".replace("-0.000", "0.000") if isinstance(value, float) else str(value) for value in row))
         self.console.print(shown)
 
     def result(self, values: Mapping[str, Any]) -> None:
