@@ -255,6 +255,11 @@ class CounterFlow:
         """
         if self.adata is None:
             raise ConfigError("this model was loaded without data: give adata to CounterFlow.load to train further")
+        for name, value in {"max_epochs": max_epochs, "max_steps": max_steps, "batch_size": batch_size, "set_size": set_size}.items():
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value}: must be at least 1")
+        if lr <= 0 or weight_decay < 0:
+            raise ConfigError(f"lr={lr:g} must be positive and weight_decay={weight_decay:g} must not be negative")
         seed, cells = self.config["seed"], self._train_cells
         self.space.fit(cells.counts, cells.library, seed=seed)
         states = states_of(cells, self.space)
@@ -403,13 +408,14 @@ class CounterFlow:
         for i, spec in enumerate(specs):
             rows = matching_rows(obs, dict(table.iloc[i]))
             draw = np.random.default_rng([seed, 2])
-            some = cells.rows(draw.choice(rows, n_cells))
+            rows = draw.choice(rows, n_cells)
+            some = cells.rows(rows)
             library = self.reference.draw_libraries(some, seed)
             support = support_labels(spec, some, self.vocabulary)
             counts, expected = new_cells(
                 self.module, self.space, some, library, self._ids(spec, some), self._correction(spec, support), how, device
             )
-            named = describe_rows(obs.loc[list(some.cells)], spec, self.setup, [f"new{n}" for n in range(n_cells)], support)
+            named = describe_rows(obs.iloc[rows], spec, self.setup, [f"new{n}" for n in range(n_cells)], support)
             blocks.append(to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, self._made(how, specs)))
         return _stack(blocks)
 
