@@ -69,11 +69,11 @@ def test_norman_pairs_with_both_singles_seen():
     declare(adata, Setup("perturbation", "control", library_size_key="n_counts_full", split_key="split"))
     rule = BASELINES["additive"]()
     rule.train(adata)
-    resampled = {f"resampled {i}": Resampled(rule, i) for i in range(10)}
-    table = evaluate(resampled, adata, metrics=METRICS, baselines=("additive", "additive+ct"), n_halvings=20)
-    delta = means(table, "pearson_delta")
-    assert delta[table.models].mean() == pytest.approx(0.82, abs=0.03)
-    assert delta["additive"] == pytest.approx(0.85, abs=0.02)  # every control cell once: without the noise of drawing them
+    draws = {f"resampled {i}": Resampled(rule, i) for i in range(40)}  # one draw scatters by .035
+    resampled = evaluate(draws, adata, metrics=("pearson_delta",), n_halvings=5)
+    assert means(resampled, "pearson_delta")[resampled.models].mean() == pytest.approx(0.82, abs=0.03)
+    table = evaluate({}, adata, metrics=METRICS, baselines=("additive", "additive+ct"), n_halvings=20)
+    assert means(table, "pearson_delta")["additive"] == pytest.approx(0.85, abs=0.02)  # without the noise of drawing control cells
     assert means(table, "pearson_delta")["split_half"] == pytest.approx(0.87, abs=0.03)
     assert means(table, "pds_cosine")["additive"] == pytest.approx(0.97, abs=0.03)
     assert means(table, "energy")["additive+ct"] == pytest.approx(0.008, abs=0.02)

@@ -10,7 +10,7 @@ from counterflow.data.matrix import TARGET_SUM
 from counterflow.spaces.counts import cell_seeds, fit_dispersion, transport
 
 N_CALIBRATION = 200  # cells that the strength of the count transport is found on
-N_CORRECTIONS = 4
+N_CORRECTIONS = 5
 
 
 def log_expression(counts: sparse.csr_matrix, library: NDArray) -> NDArray[np.float32]:
@@ -46,10 +46,12 @@ def transport_cells(
     theta = fit_dispersion(counts, depth[:, None] * rate)
     some = np.random.default_rng(seed).permutation(len(depth))[:N_CALIBRATION]
     wanted = np.maximum(before[some].mean(0, dtype=np.float64) + effect, 0)
-    moved, after = counts[some].toarray(), rate
+    reached = before[some].mean(0, dtype=np.float64)
+    ratio = np.divide(wanted, reached, out=np.ones_like(wanted), where=reached > 0)
+    after = np.where(rate > 0, rate * np.clip(ratio, 0.01, 100), np.expm1(wanted))  # exact where a gene has at most one count per cell
     for _ in range(N_CORRECTIONS):
-        after = _closer(after, wanted, moved, library[some])
         moved = transport(counts[some], depth[some, None] * rate, depth[some, None] * after, theta, seed, seeds[some])
+        after = _closer(after, wanted, moved, library[some])
     moved = transport(counts, depth[:, None] * rate, depth[:, None] * after, theta, seed, seeds)
     return log_expression(sparse.csr_matrix(moved), library)
 
@@ -64,7 +66,7 @@ def _closer(rate: NDArray, wanted: NDArray, counts: NDArray, library: NDArray) -
     slope = rate * ((np.log1p(scale * (counts + 1)) - reached) / scale).mean(0)
     mean = reached.mean(0)
     step = np.divide(wanted - mean, slope, out=np.zeros_like(mean), where=slope > 1e-9)
-    return np.where(rate > 0, rate * np.exp(np.clip(step, -np.log(4), np.log(4))), np.expm1(wanted))
+    return rate * np.exp(np.clip(step, -np.log(4), np.log(4)))
 
 
 def quantile_mapped(cells: NDArray, control: NDArray, perturbed: NDArray, rng: np.random.Generator) -> NDArray[np.float32]:
