@@ -112,6 +112,7 @@ def fit(
                 dirpath=Path(run_dir) / "checkpoints", filename="last", every_n_train_steps=check_every, enable_version_counter=False
             )
         )
+    progress = progress and _is_watched()
     if progress:
         own.append(_progress_bar())
     if resume_from is not None:
@@ -191,6 +192,14 @@ class History(L.Callback):
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = {name: float(value) for name, value in trainer.callback_metrics.items()}
             self.rows.append({"step": float(trainer.global_step), **values})
+
+
+def _is_watched() -> bool:
+    """A terminal or a notebook; a log file wants no bars."""
+    from rich.console import Console
+
+    console = Console()
+    return console.is_terminal or console.is_jupyter
 
 
 def _progress_bar() -> L.Callback:
