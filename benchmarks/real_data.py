@@ -35,7 +35,11 @@ FILES = {
     "kang": "kang2018_pbmc_ifnb.h5ad",
     "a549": "cao2018_a549_dex_timecourse.h5ad",
 }
-SETUP: dict[str, dict[str, Any]] = {"norman": {}, "kang": {"match_keys": ["cell_type"]}, "a549": {"time_key": "time_h"}}
+SETUP: dict[str, dict[str, Any]] = {
+    "norman": {"library_size_key": "n_counts_full"},
+    "kang": {"library_size_key": "n_counts_full", "match_keys": ["cell_type"]},
+    "a549": {"time_key": "time_h"},
+}
 KEYS = {
     "norman": Keys("perturbation", "control"),
     "kang": Keys("perturbation", "control", context_key="cell_type"),
@@ -57,9 +61,7 @@ def splits(name: str, obs: pd.DataFrame, seeds: int) -> Iterator[tuple[int, Spli
 def one(adata: AnnData, name: str, seed: int, split: Split) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Fit with defaults; scores of every method on every held-out condition, and what the fit cost and chose."""
     adata.obs["split"] = split.labels(adata.obs)
-    cf.CounterFlow.setup_anndata(
-        adata, perturbation_key="perturbation", control="control", library_size_key="n_counts_full", split_key="split", **SETUP[name]
-    )
+    cf.CounterFlow.setup_anndata(adata, perturbation_key="perturbation", control="control", split_key="split", **SETUP[name])
     start = process_time()
     model = cf.CounterFlow(adata, seed=seed)
     model.train(progress=False)

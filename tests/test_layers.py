@@ -10,7 +10,19 @@ PACKAGE = ROOT / "counterflow"
 
 BOTTOM = {"types", "errors"}
 ROOMS = {"nn", "backbones", "flow", "spaces", "conditions", "data"}
-MODEL_PARTS = ("checkpoint", "reference", "calibration", "module", "training", "fitting", "prediction", "requests", "recipe", "saving")
+MODEL_PARTS = (
+    "threads",
+    "checkpoint",
+    "reference",
+    "calibration",
+    "module",
+    "training",
+    "fitting",
+    "prediction",
+    "requests",
+    "recipe",
+    "saving",
+)
 """In the order in which they may import each other: later ones the earlier ones."""
 TOP = {"demo", "compare", "run", "cli"}
 ALLOWED = {  # room or top-level file -> the rooms and files it may import, besides itself

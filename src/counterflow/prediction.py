@@ -20,6 +20,7 @@ from counterflow.flow.solvers import SOLVERS, last_step_euler
 from counterflow.module import FlowModule
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.spaces.counts import cell_noise, cell_seeds, draw_nb, round_counts, transport, transport_mean
+from counterflow.threads import threads_for
 from counterflow.types import ConditionIds, ConditionSpec, Solver
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ def counterfactual(
         drawn = transport(dense, before, expected, dispersion, how.seed, seeds[rows])
         return drawn, transport_mean(dense, before, expected)
 
-    drawn, expected = in_blocks(block, len(cells.cells))
+    with threads_for(module):
+        drawn, expected = in_blocks(block, len(cells.cells))
     return sparse.csr_matrix(drawn.astype(np.float32)), expected.astype(np.float32)
 
 
@@ -160,7 +162,8 @@ def new_cells(
         drawn = round_counts(expected) if space.decoder == "round" else draw_nb(expected, dispersion, how.seed, seeds[rows])
         return drawn, expected
 
-    drawn, expected = in_blocks(block, len(start.cells))
+    with threads_for(module):
+        drawn, expected = in_blocks(block, len(start.cells))
     return sparse.csr_matrix(drawn.astype(np.float32)), expected.astype(np.float32)
 
 

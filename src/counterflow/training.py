@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from counterflow.data.datamodule import StepDataset
 from counterflow.errors import CheckpointError, DataError
 from counterflow.module import FlowModule
+from counterflow.threads import threads_for
 from counterflow.types import Batch
 
 
@@ -118,7 +119,7 @@ def fit(
     if resume_from is not None:
         train.start = _step_of(resume_from)
     module.train()
-    with _quiet_lightning():
+    with _quiet_lightning(), threads_for(module):
         trainer = L.Trainer(
             max_steps=train.stop,
             max_epochs=-1,
