@@ -10,7 +10,7 @@ PACKAGE = ROOT / "counterflow"
 
 BOTTOM = {"types", "errors"}
 ROOMS = {"nn", "backbones", "flow", "spaces", "conditions", "data"}
-MODEL_PARTS = {"module", "fitting", "prediction", "reference", "saving", "training", "checkpoint"}
+MODEL_PARTS = {"module", "fitting", "calibration", "recipe", "training", "requests", "prediction", "reference", "saving", "checkpoint"}
 TOP = {"demo", "compare", "run", "cli"}
 ALLOWED = {  # room or top-level file -> the rooms and files it may import, besides itself
     "errors": set(),
