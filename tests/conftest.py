@@ -1,11 +1,16 @@
 """What tests of every room share: small screens, tiny networks, and `--backbone` for networks of your own."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: threads cost more than they give, and the suite shares its cores
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # numba (in scanpy) would set the threads of torch as well: they share OpenMP
+
 import pytest
 import torch
 
 from counterflow.data.simulate import SMALL, simulate_screen
 
-torch.set_num_threads(1)  # tiny networks: threads cost more than they give, and the suite shares its two cores
+torch.set_num_threads(1)
 
 SETUP = {"perturbation_key": "perturbation", "control": "control"}
 

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from counterflow import CheckpointError, ConfigError, CounterFlow, DataError
 from counterflow.data.simulate import SMALL, simulate_screen
+from counterflow.types import ConditionSpec
 
 SETUP = {"perturbation_key": "perturbation", "control": "control"}
 TINY = {"backbone_kwargs": {"size": "XS"}, "encoder_kwargs": {"width": 16}}
@@ -282,7 +283,7 @@ def test_unseen_levels_are_read_as_null(contexts, randomise):
     """A cell type that met no perturbation, and one that nobody ever saw, are the same to the network."""
     model, single, _, _ = contexts
     known, unmet, unheard = (
-        model.vocabulary.ids(model._specs(single, "error")[0], {"cell_type": [level]}).covariates for level in ("type0", "type1", "alien")
+        model.vocabulary.ids([ConditionSpec((single,), (1.0,))], {"cell_type": [level]}).covariates for level in ("type0", "type1", "alien")
     )
     assert torch.equal(unmet, unheard) and not torch.equal(known, unmet)
 
@@ -364,20 +365,16 @@ def test_dose_and_time():
 # ------------------------------------------------------------------------------------------------- sources and guidance
 
 
-def test_noise_source_returns_the_control_cell_when_nothing_changes(data, controls, randomise):
-    """Inversion under what the cell is, then regeneration under the same, is the identity."""
-    model = fit(data, source="noise", space="pca")
-    randomise(model.module)
-    cells = model.predict(controls, "control", solver="dopri5")
-    counts = controls.X.toarray()
-    changed = np.abs(cells.layers["mean"] - counts).sum() / counts.sum()
-    assert changed < 1e-3
+def test_noise_source_returns_the_control_cell_when_nothing_changes(data, controls, single):
+    """Inversion under what the cell is, then regeneration under the same, is the identity; under a perturbation it is not."""
+    model = fit(data, source="noise", space="pca", max_steps=60)
 
+    def changed(condition):
+        mean = model.predict(controls, condition, solver="dopri5").layers["mean"]
+        return np.abs(mean - controls.X.toarray()).sum() / controls.X.sum()
 
-def test_control_condition_of_a_noise_model_and_a_perturbation_differ(data, controls, single, randomise):
-    model = fit(data, source="noise", space="pca")
-    cells = model.predict(controls, single, solver="dopri5")
-    assert np.abs(cells.layers["mean"] - controls.X.toarray()).sum() / controls.X.sum() > 0.02
+    assert changed("control") < 1e-3
+    assert changed(single) > 5e-3
 
 
 def test_genot_reads_the_paired_control(data, controls, single):
@@ -389,7 +386,7 @@ def test_genot_reads_the_paired_control(data, controls, single):
         for weight in model.module.parameters():
             weight.normal_(0, 0.2, generator=generator)
     state = torch.randn(6, 8, generator=generator)
-    ids = model.vocabulary.ids(model._specs([single] * 6, "error")[0], {})
+    ids = model.vocabulary.ids([ConditionSpec((single,), (1.0,))] * 6, {})
     one = model.module.velocity(ids, origin=state)(state, torch.tensor(0.5))
     other = model.module.velocity(ids, origin=state + 1)(state, torch.tensor(0.5))
     assert (one - other).abs().max() > 1e-4
@@ -416,7 +413,7 @@ def test_options_that_exclude_each_other_are_refused(declared):
 
 
 def test_guidance_scales_the_effect_of_the_network(data, controls, single):
-    model = fit(data, anchor=None, max_steps=200)
+    model = fit(data, anchor="none", max_steps=300)
 
     def effect(w, **kwargs):
         cells = model.predict(controls, single, guidance=w, **kwargs)
@@ -487,7 +484,7 @@ def test_history_and_state(data):
 
 
 def test_the_loss_falls(data):
-    model = fit(data.copy(), anchor=None, max_steps=150)
+    model = fit(data.copy(), anchor="none", max_steps=150)
     losses = [row["train_loss"] for row in model.history]
     assert np.mean(losses[-3:]) < 0.9 * losses[0]
 

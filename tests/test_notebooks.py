@@ -28,6 +28,8 @@ def outputs(notebook, kind):
 def in_tree(monkeypatch):
     """The kernel imports the package of this checkout, whatever is installed."""
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS.parent / "src"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")  # numba also sets the threads of torch, through the OpenMP they share
     monkeypatch.delenv("MPLBACKEND", raising=False)
 
 
