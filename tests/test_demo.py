@@ -17,7 +17,9 @@ def small(monkeypatch):
         model.train(max_steps=20, batch_size=64, set_size=16, progress=progress)
         return model
 
-    monkeypatch.setattr(demo, "simulate_screen", lambda seed, interaction: simulate_screen(**SMALL, seed=seed, interaction=interaction))
+    monkeypatch.setattr(
+        demo, "simulate_screen", lambda seed, interaction, **_: simulate_screen(**SMALL, seed=seed, interaction=interaction)
+    )
     monkeypatch.setattr(demo, "fit", fit)
 
 

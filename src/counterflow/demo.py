@@ -100,15 +100,15 @@ def run(out: Path, progress: bool = True, *, seed: int = 0) -> dict[str, Any]:
     return result
 
 
-def screen_with_hidden_pairs(seed: int, *, interaction: float = 1.0) -> tuple[SimulatedScreen, list[str]]:
-    """A simulated screen, declared, with the split in ``obs["split"]``; and the pairs of its test set."""
+def screen_with_hidden_pairs(seed: int, *, interaction: float = 1.0, cells_per_condition: int = 70) -> tuple[SimulatedScreen, list[str]]:
+    """A simulated screen, declared (controls matched by cell type), with the split in ``obs["split"]``; and the pairs of its test set."""
     from counterflow.model import CounterFlow
 
-    screen = simulate_screen(seed=seed, interaction=interaction)
+    screen = simulate_screen(seed=seed, interaction=interaction, cells_per_condition=cells_per_condition)
     obs = screen.adata.obs
     split = build_split("unseen_combination", obs, Keys("perturbation", "control"), seed=seed)
     obs["split"] = split.labels(obs)
-    CounterFlow.setup_anndata(screen.adata, perturbation_key="perturbation", control="control", split_key="split")
+    CounterFlow.setup_anndata(screen.adata, perturbation_key="perturbation", control="control", match_keys=["cell_type"], split_key="split")
     return screen, sorted(name for name, where in split.assignment.items() if where == "test")
 
 
@@ -121,12 +121,12 @@ def fit(adata: AnnData, *, seed: int, progress: bool = False) -> CounterFlow:
     return model
 
 
-def fit_rules(adata: AnnData) -> dict[str, Predictor]:
-    """The simple rules of every table, on the same training cells."""
+def fit_rules(adata: AnnData, names: tuple[str, ...] = ("control", "mean", "additive")) -> dict[str, Predictor]:
+    """Simple rules, on the same training cells."""
     from counterflow.evaluate.baselines import BASELINES
 
     rules: dict[str, Predictor] = {}
-    for name in ("control", "mean", "additive"):
+    for name in names:
         rule = BASELINES[name]()
         rule.train(adata)
         rules[name] = rule
