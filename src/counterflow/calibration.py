@@ -108,5 +108,5 @@ def learn_weights(units: list[tuple[str, float, float]]) -> dict[str, float]:
         weight = along.sum() / square.sum()
         error = np.sqrt(((along - weight * square) ** 2).sum() * len(along) / (len(along) - 1)) / square.sum()
         trust = max(0.0, 1.0 - (error / weight) ** 2) if weight > 0 else 0.0
-        learnt[kind] = min(max(float(trust * weight), 0.0), 1.0)
+        learnt[kind] = min(max(0.0, float(trust * weight)), 1.0)
     return learnt
