@@ -69,3 +69,16 @@ class Terminal:
             return
         with self.console.status(text):
             yield
+
+
+def describe_weights(weights: Mapping[str, float], anchor: str) -> str:
+    """How far the flow is trusted beyond the additive rule, in words; learnt on left-out training conditions."""
+    if anchor != "additive":
+        return "no rule: the flow carries the whole effect"
+    if not weights:
+        return "too few conditions to learn how far the flow holds: combinations follow the additive rule, the rest half way"
+    return (
+        "flow trusted "
+        + ", ".join(f"{100 * weight:.0f} % for a new {kind}" for kind, weight in weights.items())
+        + " (0 % = the additive rule)"
+    )
