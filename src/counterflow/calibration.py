@@ -14,8 +14,9 @@ from torch import Tensor
 from counterflow.data.screen import Screen
 from counterflow.types import ConditionSpec
 
-UNTESTED = {"seen": 1.0, "combination": 0.0, "part": 0.5, "level": 0.5, "feature": 0.5, "context": 0.5, "unknown": 0.0}
-"""The weight of each kind where there are too few conditions to learn it: the rule for combinations, half way for the rest.
+UNTESTED = {"seen": 1.0, "combination": 0.0, "part": 0.5, "level": 0.0, "feature": 0.5, "context": 0.5, "unknown": 0.0}
+"""The weight of each kind where there are too few conditions to learn it: the rule for combinations
+and for doses and times (which it interpolates), half way for the rest.
 
 seen: measured. combination: its parts were measured alone. part: some only inside other combinations. level: another dose or time.
 feature: not measured, but has features. context: its context never met a perturbation. unknown: nothing is known but the mean effect.

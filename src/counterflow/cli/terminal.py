@@ -76,9 +76,6 @@ def describe_weights(weights: Mapping[str, float], anchor: str) -> str:
     if anchor != "additive":
         return "no rule: the flow carries the whole effect"
     if not weights:
-        return "too few conditions to learn how far the flow holds: combinations follow the additive rule, the rest half way"
-    return (
-        "flow trusted "
-        + ", ".join(f"{100 * weight:.0f} % for a new {kind}" for kind, weight in weights.items())
-        + " (0 % = the additive rule)"
-    )
+        return "too few conditions to learn how far the flow holds: combinations and levels follow the additive rule, the rest half way"
+    learnt = ", ".join(f"{100 * abs(weight):.0f} % for a new {kind}" for kind, weight in weights.items())
+    return f"flow trusted {learnt} (0 % = the additive rule)"
