@@ -1,0 +1,188 @@
+"""Saved models: what is damaged, missing, newer or not trusted is refused; nothing in a file is ever run."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from counterflow import CheckpointError, ConfigError, CounterFlow, checkpoint
+
+SETUP = {"perturbation_key": "perturbation", "control": "control"}
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_screen, tmp_path_factory):
+    """A small model on disk."""
+    adata = tiny_screen.adata.copy()
+    CounterFlow.setup_anndata(adata, **SETUP)
+    model = CounterFlow(adata, backbone_kwargs={"width": 8, "depth": 1}, space_kwargs={"n_components": 4}, encoder_kwargs={"width": 8})
+    model.train(max_steps=2, progress=False)
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    model.save(folder)
+    return folder, model
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    shutil.copytree(saved[0], tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit(folder, change):
+    manifest = json.loads((folder / "model.json").read_text())
+    change(manifest)
+    (folder / "model.json").write_text(json.dumps(manifest))
+
+
+def test_a_model_is_two_safetensors_files_and_json(saved):
+    folder, _ = saved
+    assert sorted(path.name for path in folder.iterdir()) == ["arrays.safetensors", "model.json", "weights.safetensors"]
+    manifest = json.loads((folder / "model.json").read_text())
+    assert manifest["format"] == "counterflow-model" and set(manifest) == checkpoint.KEYS
+    json.dumps(manifest, allow_nan=False)
+
+
+def test_loaded_is_saved(saved, tiny_screen, tmp_path):
+    folder, model = saved
+    loaded = CounterFlow.load(folder)
+    assert loaded.is_trained and loaded.vocabulary == model.vocabulary and loaded.setup == model.setup and loaded.genes == model.genes
+    name = tiny_screen.conditions[0]
+    assert np.array_equal(loaded.generate(name, 9).layers["mean"], model.generate(name, 9).layers["mean"])
+    loaded.save(tmp_path / "again")
+    for file in ("weights.safetensors", "arrays.safetensors"):
+        assert (tmp_path / "again" / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_without_data_what_needs_data_says_so(saved):
+    loaded = CounterFlow.load(saved[0])
+    for call in (loaded.train, loaded.get_latent_representation):
+        with pytest.raises(ConfigError, match="loaded without data"):
+            call()
+
+
+def test_with_data_it_predicts_from_them(saved, tiny_screen):
+    folder, model = saved
+    loaded = CounterFlow.load(folder, tiny_screen.adata.copy())
+    name = tiny_screen.conditions[0]
+    assert np.array_equal(loaded.predict(conditions=name).layers["mean"], model.predict(conditions=name).layers["mean"])
+
+
+def test_prefix_overwrite_and_the_data(saved, tiny_screen, tmp_path):
+    _, model = saved
+    model.save(tmp_path, prefix="first", save_anndata=True)
+    assert (tmp_path / "first" / "adata.h5ad").is_file()
+    with pytest.raises(CheckpointError, match="exists: give another directory, or overwrite=True"):
+        model.save(tmp_path, prefix="first")
+    model.save(tmp_path, prefix="first", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]  # no leftovers
+    CounterFlow.load(tmp_path, prefix="first")
+
+
+def test_an_interrupted_save_leaves_the_old_model_whole(saved, copy, monkeypatch):
+    _, model = saved
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint, "_fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        model.save(copy, overwrite=True)
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "arrays.safetensors"])
+def test_damage_is_found(copy, file):
+    content = bytearray((copy / file).read_bytes())
+    content[-1] ^= 1
+    (copy / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{file}.*sha256"):
+        CounterFlow.load(copy)
+    (copy / file).unlink()
+    with pytest.raises(CheckpointError, match="missing: copy the whole"):
+        CounterFlow.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(schema=99), "upgrade"),
+        (lambda m: m.update(schema="1"), "upgrade"),
+        (lambda m: m.update(format="other"), "is not a counterflow-model file"),
+        (lambda m: m.update(extra=1), "unknown or missing entries: extra"),
+        (lambda m: m.pop("genes"), "unknown or missing entries: genes"),
+        (lambda m: m["config"].update(backbone="mpl"), "does not fit this version"),
+        (lambda m: m["config"].update(no_such_option=1), "does not fit this version"),
+        (lambda m: m["config"]["backbone_kwargs"].update(width=16), "the weights do not fit the model"),
+        (lambda m: m["genes"].pop(), "the weights do not fit the model|does not fit this version"),
+    ],
+)
+def test_another_manifest_is_refused(copy, change, message):
+    edit(copy, change)
+    with pytest.raises(CheckpointError, match=message):
+        CounterFlow.load(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00\xff"])
+def test_a_manifest_that_is_not_one(copy, text):
+    (copy / "model.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError, match="damaged|is not a counterflow-model"):
+        CounterFlow.load(copy)
+
+
+def test_no_model_there(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no model"):
+        CounterFlow.load(tmp_path)
+
+
+def test_a_run_directory_is_as_good(copy, tiny_screen):
+    (copy.parent / "run").mkdir()
+    shutil.move(copy, copy.parent / "run" / "model")
+    assert CounterFlow.load(copy.parent / "run").is_trained
+
+
+def test_code_named_in_a_file_is_not_imported(copy, tmp_path, monkeypatch):
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    edit(copy, lambda m: m["config"].update(backbone="evil:Net"))
+    with pytest.raises(CheckpointError, match=r"trust_packages=\['evil'\]"):
+        CounterFlow.load(copy)
+    with pytest.raises(SystemExit, match="ran"):
+        CounterFlow.load(copy, trust_packages=["evil"])
+
+
+class Mine(nn.Module):
+    def __init__(self, state_shape, condition_dim):
+        super().__init__()
+        self.layer = nn.Linear(state_shape[0] + condition_dim, state_shape[0])
+
+    def forward(self, x, t, condition):
+        return self.layer(torch.cat([x, condition.pooled], dim=1))
+
+
+@pytest.mark.parametrize("backbone", [Mine((4,), 8), Mine], ids=["a ready module", "a class"])
+def test_a_module_of_yours_is_given_again(backbone, declared, tmp_path):
+    model = CounterFlow(declared, backbone=backbone, space_kwargs={"n_components": 4}, encoder_kwargs={"width": 8})
+    model.train(max_steps=2, progress=False)
+    model.save(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"backbone=MyNet"):
+        CounterFlow.load(tmp_path / "model")
+    loaded = CounterFlow.load(tmp_path / "model", backbone=Mine((4,), 8))
+    assert np.array_equal(loaded.generate("control", 5).layers["mean"], model.generate("control", 5).layers["mean"])
+
+
+def test_features_of_yours_come_with_the_model(declared, tiny_screen, tmp_path):
+    import pandas as pd
+
+    genes = [*tiny_screen.perturbations, "NEW"]
+    features = pd.DataFrame(np.random.default_rng(0).normal(size=(5, 3)), index=genes)
+    model = CounterFlow(declared, perturbation_features=features, space_kwargs={"n_components": 4}, encoder_kwargs={"width": 8})
+    model.train(max_steps=2, progress=False)
+    model.save(tmp_path / "model")
+    cells = CounterFlow.load(tmp_path / "model").generate("NEW", 5)
+    assert set(cells.obs["support"]) == {"features-only"}
+    assert np.array_equal(cells.layers["mean"], model.generate("NEW", 5).layers["mean"])
