@@ -52,11 +52,12 @@ adata.obs["split"].value_counts()
 # %% [markdown]
 # ## 2. Say what the columns are, and fit
 #
-# `setup_anndata` checks the data and stores the declaration; it changes nothing else. The defaults are an MLP on principal
+# `setup_anndata` checks the data and stores the declaration; it changes nothing else. `match_keys` says which controls belong
+# with which perturbed cells: those of the same cell type. The defaults are an MLP on principal
 # components that starts from the control cells.
 
 # %%
-cf.CounterFlow.setup_anndata(adata, perturbation_key="perturbation", control="control", split_key="split")
+cf.CounterFlow.setup_anndata(adata, perturbation_key="perturbation", control="control", match_keys=["cell_type"], split_key="split")
 model = cf.CounterFlow(adata)
 model.train(max_steps=N_STEPS, progress=False)
 print(model)

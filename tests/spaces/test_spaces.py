@@ -1,5 +1,7 @@
 """Spaces: cells in, states out, expected counts back."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -187,3 +189,19 @@ def test_a_handed_in_autoencoder_is_checked(tiny_screen):
     state = space.encode(adata.X, library)
     torch.testing.assert_close(state.mean(0), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(state.std(0), torch.ones(4), atol=1e-3, rtol=0)
+
+
+def test_the_autoencoder_repeats_and_leaves_the_callers_random_numbers_alone():
+    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, (80, 12)).astype(np.float32))
+    library = np.asarray(counts.sum(1), dtype=np.float32).ravel()
+
+    def states():
+        space = spaces.build("latent", 12, n_latent=3, n_hidden=8, max_epochs=1)
+        space.fit(counts, library, seed=3)
+        return space.encode(counts, library)
+
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    first, second = states(), states()
+    assert torch.equal(first, second)
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all() and random.getstate() == before[2]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import random
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +18,32 @@ from torch import Tensor, nn
 from counterflow.errors import ConfigError, DataError
 
 _BLOCK = 2048  # cells encoded or decoded at a time
+
+
+@contextmanager
+def _own_world(seed: int) -> Iterator[None]:
+    """scvi-tools seeds and reads the global random states, and talks; inside, they are `seed`'s, and afterwards as they were."""
+    import scvi
+
+    theirs = scvi.settings.seed
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "scvi")]
+    levels, python, numbers = [logger.level for logger in loggers], random.getstate(), np.random.get_state()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            warnings.simplefilter("ignore")
+            scvi.settings.seed = seed
+            try:
+                yield
+            finally:
+                scvi.settings.seed = theirs
+    finally:
+        os.environ.pop("PL_GLOBAL_SEED", None)
+        random.setstate(python)
+        np.random.set_state(numbers)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 class LatentSpace(nn.Module):
@@ -38,7 +69,8 @@ class LatentSpace(nn.Module):
         self.size = {"n_latent": n_latent, "n_hidden": n_hidden, "n_layers": n_layers}
         self.max_epochs = max_epochs
         self.trained = False
-        self.vae = VAE(n_genes, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers, gene_likelihood="nb")
+        with torch.random.fork_rng(devices=[]):  # its first weights are replaced, and cost the caller no random numbers
+            self.vae = VAE(n_genes, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers, gene_likelihood="nb")
         self.centre: Tensor
         self.scale: Tensor
         self.register_buffer("centre", torch.zeros(n_latent))
@@ -80,18 +112,22 @@ class LatentSpace(nn.Module):
         cells = anndata.AnnData(counts.copy())
         batch_size = 128 if counts.shape[0] > 1000 else 32
         epochs = self.max_epochs or max(20, min(200, 8000 * batch_size // counts.shape[0]))
-        with warnings.catch_warnings(), torch.random.fork_rng():
-            warnings.simplefilter("ignore")
-            scvi.settings.seed = seed
+        width = self.vae.z_encoder.encoder.fc_layers
+        with _own_world(seed):
             scvi.model.SCVI.setup_anndata(cells)
-            width = self.vae.z_encoder.encoder.fc_layers
             model = scvi.model.SCVI(
                 cells, n_hidden=width[0][0].out_features, n_latent=self.state_shape[0], n_layers=len(width), gene_likelihood="nb"
             )
             model.train(
-                max_epochs=epochs, batch_size=batch_size, train_size=1.0, accelerator="cpu", enable_progress_bar=False, logger=False,
-                enable_checkpointing=False, enable_model_summary=False,
-            )  # fmt: skip
+                max_epochs=epochs,
+                batch_size=batch_size,
+                train_size=1.0,
+                accelerator="cpu",
+                enable_progress_bar=False,
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+            )
         self.vae.load_state_dict(model.module.state_dict())
         self.vae.eval()
 
@@ -112,7 +148,8 @@ class LatentSpace(nn.Module):
         for start in range(0, counts.shape[0], _BLOCK):
             x = torch.from_numpy(counts[start : start + _BLOCK].toarray())
             batch = torch.zeros(len(x), 1, dtype=torch.long)
-            blocks.append(self.vae.inference(x, batch)["qz"].loc)
+            with torch.random.fork_rng(devices=[]):  # it also draws a sample, which nobody reads
+                blocks.append(self.vae.inference(x, batch)["qz"].loc)
         return torch.cat(blocks)
 
     @torch.no_grad()
