@@ -16,6 +16,7 @@ MODEL_PARTS = (
     "reference",
     "calibration",
     "module",
+    "assembly",
     "training",
     "fitting",
     "prediction",

@@ -536,3 +536,27 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(data, single, contro
     assert same(resumed, straight)
     with pytest.raises(CheckpointError, match="nothing to resume from"):
         new().train(max_steps=2, resume_from=tmp_path / "nowhere.ckpt", progress=False)
+
+
+class Affine(torch.nn.Module):
+    """The smallest backbone of one's own."""
+
+    def __init__(self, n_features):
+        super().__init__()
+        self.linear = torch.nn.Linear(n_features, n_features)
+
+    def forward(self, x, t, condition):
+        return self.linear(x) + condition.pooled.mean(1, keepdim=True)
+
+
+def test_a_handed_in_network_is_copied_for_every_fit(declared):
+    network = Affine(5)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    model = CounterFlow(declared, backbone=network, space_kwargs={"n_components": 5})
+    model.train(max_steps=3, progress=False)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not torch.equal(model.module.backbone.linear.weight, before["linear.weight"])
+    again = CounterFlow(declared, backbone=network, space_kwargs={"n_components": 5})
+    again.train(max_steps=3, progress=False)
+    assert torch.equal(again.module.backbone.linear.weight, model.module.backbone.linear.weight)
+    assert again.flow_weight == model.flow_weight

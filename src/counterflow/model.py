@@ -12,18 +12,18 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from counterflow import backbones, spaces
-from counterflow.conditions.encoder import ConditionEncoder
+from counterflow import spaces
+from counterflow.assembly import assemble, resolve
 from counterflow.conditions.features import feature_table
 from counterflow.data.effects import AdditiveRule
 from counterflow.data.genes import select_genes
 from counterflow.data.schema import Setup, declare, setup_of
-from counterflow.data.screen import Screen, describe, read_cells, read_screen
-from counterflow.errors import CheckpointError, ConfigError, near
+from counterflow.data.screen import Screen, read_cells, read_screen
+from counterflow.errors import ConfigError, near
 from counterflow.fitting import feature_order, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.module import FlowModule, Source
-from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, new_cells, to_anndata
+from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, made_by, new_cells, stack, to_anndata
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
 from counterflow.requests import flow_weights, matching_rows, requested_specs, support_labels
@@ -100,27 +100,8 @@ class CounterFlow:
         space_kwargs: dict[str, Any] | None = None,
         encoder_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        if anchor not in ("additive", "none", None):
-            raise ConfigError(f"anchor={anchor!r} is unknown: {near(anchor, ('additive', 'none'))}")
-        noise_default = space == "raw"
-        source = source or ("noise" if noise_default else "control")
-        self.config: dict[str, Any] = {
-            "backbone": backbone,
-            "space": space if isinstance(space, str) else "latent",
-            "source": source,
-            "coupling": coupling or ("ot" if source == "control" else "independent"),
-            "prediction": prediction or ("x" if source == "noise" and noise_default else "v"),
-            "conditioning": conditioning,
-            "anchor": anchor or ("additive" if source == "control" else "none"),
-            "time": time or ("uniform" if source == "control" else "logit_normal"),
-            "condition_dropout": condition_dropout,
-            "n_top_genes": n_top_genes,
-            "keep_controls": keep_controls,
-            "seed": seed,
-            "backbone_kwargs": dict(backbone_kwargs or {}),
-            "space_kwargs": dict(space_kwargs or {}),
-            "encoder_kwargs": dict(encoder_kwargs or {}),
-        }
+        options = {name: value for name, value in locals().items() if name not in ("self", "adata", "perturbation_features")}
+        self.config = resolve(options | {"space": space if isinstance(space, str) else "latent"})
         self.history: list[dict[str, float]] = []
         self.is_trained = False
         self.rule: AdditiveRule | None = None
@@ -290,25 +271,7 @@ class CounterFlow:
 
     def build_module(self, order: Tensor | None, seen: frozenset[str]) -> FlowModule:
         """An untrained network for this model's vocabulary and space; `order` puts correlated state features side by side."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config["seed"])
-            trained = torch.tensor([name in seen for name in self.vocabulary.entities])
-            levels = tuple(len(levels) for levels in self.vocabulary.covariates.values())
-            encoder = ConditionEncoder(
-                torch.from_numpy(self.features), trained, levels, **_accepted(ConditionEncoder, self.config["encoder_kwargs"])
-            )
-            backbone = backbones.build(
-                self.config["backbone"],
-                self.space.state_shape,
-                encoder.width,
-                conditioning=self.config["conditioning"],
-                feature_order=order,
-                **self.config["backbone_kwargs"],
-            )
-            return FlowModule(
-                backbone, encoder, self.space.state_shape, source=self.config["source"], coupling=self.config["coupling"],
-                prediction=self.config["prediction"], time=self.config["time"], condition_dropout=self.config["condition_dropout"],
-            ).eval()  # fmt: skip
+        return assemble(self.config, self.features, self.vocabulary, self.space.state_shape, order, seen)
 
     # ------------------------------------------------------------------ prediction
 
@@ -370,8 +333,8 @@ class CounterFlow:
             support = support_labels(spec, some, self.vocabulary)
             counts, expected = counterfactual(self.module, self.space, some, ids, factual, self._correction(spec, support), how, device)
             named = describe_rows(obs.iloc[rows], spec, self.setup, some.cells, support)
-            blocks.append(to_anndata(counts, expected, some.library, named, var, self._made(how, specs)))
-        return _stack(blocks)
+            blocks.append(to_anndata(counts, expected, some.library, named, var, made_by(self.config, how, specs, self.setup)))
+        return stack(blocks)
 
     def generate(
         self,
@@ -416,8 +379,10 @@ class CounterFlow:
                 self.module, self.space, some, library, self._ids(spec, some), self._correction(spec, support), how, device
             )
             named = describe_rows(obs.iloc[rows], spec, self.setup, [f"new{n}" for n in range(n_cells)], support)
-            blocks.append(to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, self._made(how, specs)))
-        return _stack(blocks)
+            blocks.append(
+                to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, made_by(self.config, how, specs, self.setup))
+            )
+        return stack(blocks)
 
     def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
         """States of cells (n x S) in the space of the flow; ``None``: the training AnnData."""
@@ -458,17 +423,6 @@ class CounterFlow:
         if self.rule is None:
             return Correction(np.zeros(self.space.state_shape, dtype=np.float32))
         return Correction(self.rule(spec).astype(np.float32), flow_weights(spec, support, self.vocabulary, self.flow_weight))
-
-    def _made(self, how: Sampling, specs: Sequence[ConditionSpec]) -> dict[str, Any]:
-        from counterflow import __version__
-
-        return {
-            "version": __version__,
-            "conditions": [describe(spec, self.setup) for spec in specs],
-            "control": self.setup.control,
-            "model": {key: str(self.config[key]) for key in ("backbone", "space", "source", "coupling", "conditioning", "seed")},
-            "sampling": how.describe(self.config["source"]),
-        }
 
     # ------------------------------------------------------------------ files
 
@@ -536,26 +490,3 @@ class CounterFlow:
             f"conditioning={c['conditioning']}; "
             f"{len(self.genes)} genes, {len(self.vocabulary.seen)} perturbations; {state})"
         )
-
-
-def _accepted(callee: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    import inspect
-
-    names = [name for name, p in inspect.signature(callee).parameters.items() if p.kind == p.KEYWORD_ONLY]
-    for name in kwargs:
-        if name not in names:
-            raise ConfigError(f"{callee.__name__} has no option {name!r}: {near(name, names)}")
-    return kwargs
-
-
-def _stack(blocks: list[AnnData]) -> AnnData:
-    import anndata
-
-    if len(blocks) == 1:
-        return blocks[0]
-    out = anndata.concat(blocks, merge="same", uns_merge="first")
-    out.var = blocks[0].var.copy()
-    return out
-
-
-__all__ = ["CheckpointError", "CounterFlow"]

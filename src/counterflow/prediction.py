@@ -203,3 +203,27 @@ def describe_rows(obs: pd.DataFrame, spec: ConditionSpec, setup: Setup, cells: S
     seen = out.groupby("source_cell", sort=False).cumcount()  # a control may be used more than once
     out.index = pd.Index([f"{cell}|{name}" + (f"|{n + 1}" if n else "") for cell, n in zip(cells, seen, strict=True)], dtype=str)
     return out
+
+
+def made_by(config: dict[str, Any], how: Sampling, specs: Sequence[ConditionSpec], setup: Setup) -> dict[str, Any]:
+    """How a prediction was made, for ``uns["counterflow"]``."""
+    from counterflow import __version__
+
+    return {
+        "version": __version__,
+        "conditions": [describe(spec, setup) for spec in specs],
+        "control": setup.control,
+        "model": {key: str(config[key]) for key in ("backbone", "space", "source", "coupling", "conditioning", "seed")},
+        "sampling": how.describe(config["source"]),
+    }
+
+
+def stack(blocks: list[AnnData]) -> AnnData:
+    """One AnnData of the cells of several conditions."""
+    import anndata
+
+    if len(blocks) == 1:
+        return blocks[0]
+    out = anndata.concat(blocks, merge="same", uns_merge="first")
+    out.var = blocks[0].var.copy()
+    return out

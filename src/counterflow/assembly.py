@@ -1,0 +1,81 @@
+"""The network of a model put together from its options: encoder, backbone, flow."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from counterflow import backbones
+from counterflow.conditions.encoder import ConditionEncoder
+from counterflow.conditions.vocabulary import Vocabulary
+from counterflow.errors import ConfigError, near
+from counterflow.module import FlowModule
+
+ANCHORS = ("additive", "none")
+
+
+def resolve(given: dict[str, Any]) -> dict[str, Any]:
+    """The options of a model with every ``None`` replaced by what suits the source and the space; see `CounterFlow`."""
+    config = dict(given)
+    noisy = config["space"] == "raw"
+    config["source"] = config["source"] or ("noise" if noisy else "control")
+    from_control = config["source"] == "control"
+    config["coupling"] = config["coupling"] or ("ot" if from_control else "independent")
+    config["prediction"] = config["prediction"] or ("x" if noisy and not from_control else "v")
+    config["anchor"] = config["anchor"] or ("additive" if from_control else "none")
+    config["time"] = config["time"] or ("uniform" if from_control else "logit_normal")
+    for name in ("backbone_kwargs", "space_kwargs", "encoder_kwargs"):
+        config[name] = dict(config[name] or {})
+    if config["anchor"] not in ANCHORS:
+        raise ConfigError(f"anchor={config['anchor']!r} is unknown: {near(config['anchor'], ANCHORS)}")
+    return config
+
+
+def assemble(
+    config: dict[str, Any],
+    features: np.ndarray,
+    vocabulary: Vocabulary,
+    state_shape: tuple[int, ...],
+    order: Tensor | None,
+    seen: frozenset[str],
+) -> FlowModule:
+    """An untrained network.
+
+    Parameters
+    ----------
+    features
+        One row per entity of the vocabulary; NaN where it has none.
+    order
+        Puts correlated state features side by side; ``None``: as they are.
+    seen
+        Entities with an identity of their own.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["seed"])
+        trained = torch.tensor([name in seen for name in vocabulary.entities])
+        levels = tuple(len(levels) for levels in vocabulary.covariates.values())
+        encoder = ConditionEncoder(torch.from_numpy(features), trained, levels, **_accepted(ConditionEncoder, config["encoder_kwargs"]))
+        backbone = config["backbone"]
+        backbone = backbones.build(
+            copy.deepcopy(backbone) if isinstance(backbone, nn.Module) else backbone,  # every fit starts from the weights as they came
+            state_shape,
+            encoder.width,
+            conditioning=config["conditioning"],
+            feature_order=order,
+            **config["backbone_kwargs"],
+        )
+        chosen = {name: config[name] for name in ("source", "coupling", "prediction", "time", "condition_dropout")}
+        return FlowModule(backbone, encoder, state_shape, **chosen).eval()
+
+
+def _accepted(callee: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = [name for name, p in inspect.signature(callee).parameters.items() if p.kind == p.KEYWORD_ONLY]
+    for name in kwargs:
+        if name not in names:
+            raise ConfigError(f"{callee.__name__} has no option {name!r}: {near(name, names)}")
+    return kwargs
