@@ -139,6 +139,12 @@ def test_fit_with_a_split_prints_the_scores_beside_the_simple_rules(screen, tmp_
     assert all(word in text for word in ("mlp/pca", "control", "mean", "additive", "pearson_delta", "S"))
     ((predictors, adata), options) = calls["evaluate"][0]
     assert list(predictors) == ["mlp/pca"] and options["subset"] == "test"
+    assert set(adata.obs["counterflow_split"]) == {"train", "test"}  # nobody looks at validation conditions
+
+
+def test_early_stopping_has_validation_conditions(screen, tmp_path, calls):
+    assert main(["fit", screen, *SETUP, *SPLIT, *SHORT, "--train.early_stopping", "true", "--out", str(tmp_path / "run")]) == 0
+    ((_, adata), _) = calls["evaluate"][0]
     assert set(adata.obs["counterflow_split"]) == {"train", "val", "test"}
 
 

@@ -72,15 +72,16 @@ def declare_and_split(adata: AnnData, setup: Setup, options: Namespace) -> tuple
         return setup, None
     if setup.split_key is not None:
         raise ConfigError(f"--split and --setup.split_key={setup.split_key!r} exclude each other: give one of them")
-    split = find_split(adata, setup, options.split, options.held_out, options.split_seed)
+    watched = bool(options.train.early_stopping)  # without it nobody looks at validation conditions: they are trained on
+    split = find_split(adata, setup, options.split, options.held_out, options.split_seed, validation=watched)
     adata.obs[SPLIT_COLUMN] = split.labels(adata.obs)
     setup = replace(setup, split_key=SPLIT_COLUMN)
     declare(adata, setup)
     return setup, split
 
 
-def find_split(adata: AnnData, setup: Setup, name: str, held_out: str | None, seed: int) -> Split:
-    """A split by name, built on `adata`, or from a file, checked against it."""
+def find_split(adata: AnnData, setup: Setup, name: str, held_out: str | None, seed: int, *, validation: bool) -> Split:
+    """A split by name, built on `adata` (with or without validation conditions), or from a file, checked against it."""
     from counterflow.data.split_file import Split
     from counterflow.data.splits import SPLITS, build_split
 
@@ -92,7 +93,7 @@ def find_split(adata: AnnData, setup: Setup, name: str, held_out: str | None, se
         return split
     if name not in SPLITS:
         raise ConfigError(f"no split is called {name!r}: {near(name, SPLITS)} A split file ends in .json.")
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = {} if validation else {"val_fraction": 0.0}
     if held_out is not None:
         arguments["level" if name in ("unseen_dose", "unseen_time") else "held_out"] = held_out
     return build_split(name, adata.obs, split_keys(setup), seed=seed, **arguments)
