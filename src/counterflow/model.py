@@ -334,7 +334,7 @@ class CounterFlow:
             counts, expected = counterfactual(self.module, self.space, some, ids, factual, self._correction(spec, support), how, device)
             named = describe_rows(obs.iloc[rows], spec, self.setup, some.cells, support)
             blocks.append(to_anndata(counts, expected, some.library, named, var, made_by(self.config, how, specs, self.setup)))
-        return stack(blocks)
+        return stack(blocks, self.setup)
 
     def generate(
         self,
@@ -382,7 +382,7 @@ class CounterFlow:
             blocks.append(
                 to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, made_by(self.config, how, specs, self.setup))
             )
-        return stack(blocks)
+        return stack(blocks, self.setup)
 
     def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
         """States of cells (n x S) in the space of the flow; ``None``: the training AnnData."""
