@@ -328,6 +328,21 @@ def test_three_at_once_after_pairs(model, controls, tiny_screen):
     assert set(cells.obs["support"]) == {"components-seen"} and set(cells.obs["perturbation"]) == {three}
 
 
+def test_an_unknown_perturbation_stays_unknown_in_an_unseen_context(contexts):
+    model, *_ = contexts
+    cells = model.predict(conditions="alien", on_unknown="mean")
+    assert set(cells.obs["cell_type"]) == {"type0", "type1"} and set(cells.obs["support"]) == {"unknown"}
+
+
+def test_controls_are_chosen_by_columns_of_numbers_too(data, single):
+    adata = data.copy()
+    adata.obs["lane"] = (adata.obs["batch"] == "batch1").astype(int)
+    adata.obs["age"] = np.where(adata.obs["cell_type"] == "type0", 0.5, 1.5)
+    model = fit(adata, setup=SETUP | {"covariate_keys": ["lane", "age"]}, max_steps=1)
+    cells = model.predict(conditions=pd.DataFrame({"perturbation": [single], "lane": [1], "age": [0.5]}))
+    assert set(cells.obs["lane"]) == {1} and set(cells.obs["age"]) == {0.5}
+
+
 def test_a_table_of_conditions_restricts_the_controls(contexts):
     model, single, _, _ = contexts
     cells = model.predict(conditions=pd.DataFrame({"perturbation": [single, single], "cell_type": ["type0", "type1"]}), n_cells=5)
@@ -360,6 +375,26 @@ def test_dose_and_time():
         model.predict(conditions="C00")
     control = model.predict(conditions=pd.DataFrame({"perturbation": ["control"], "dose": [0.0], "time": [0.0]}), n_cells=40).to_df().mean()
     assert ((effect.loc["C00 dose 1 time 4"] - control) ** 2).sum() > 3 * ((effect.loc["C00 dose 1 time 0"] - control) ** 2).sum()
+
+
+def test_doses_of_singles_and_pairs_come_back_in_one_file(data, single, pair, tmp_path):
+    adata = data.copy()
+    adata.obs["condition"] = adata.obs["perturbation"].astype(str)  # the screen's own column of this name
+    adata.obs["dose"] = adata.obs["condition"].map(lambda name: "0" if name == "control" else "1+2" if "+" in name else "1")
+    model = fit(adata, setup=SETUP | {"perturbation_key": "condition", "dose_key": "dose"}, max_steps=1)
+    cells = model.predict(conditions=pd.DataFrame({"condition": [single, pair], "dose": ["1", "1+2"]}), n_cells=2)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    back = anndata.read_h5ad(tmp_path / "cells.h5ad").obs
+    assert list(back["condition"]) == [single, single, pair, pair] and list(back["dose"]) == ["1.0", "1.0", "1+2", "1+2"]
+
+
+def test_times_that_cannot_be_are_refused(data, single):
+    adata = data.copy()
+    adata.obs["time"] = np.where(adata.obs["perturbation"] == "control", 0.0, 6.0)
+    model = fit(adata, setup=SETUP | {"time_key": "time"}, max_steps=1)
+    for time in ("six", -1.0, np.nan, np.inf):
+        with pytest.raises(DataError, match=f"time '{time}'"):
+            model.predict(conditions=pd.DataFrame({"perturbation": [single], "time": [time]}))
 
 
 # ------------------------------------------------------------------------------------------------- sources and guidance

@@ -150,8 +150,17 @@ def _spec(row: tuple[str, ...], setup: Setup) -> ConditionSpec:
         # doses are written in the order of the label, parts come sorted: sort both together
         written = [word for word in (w.strip() for w in label.split(setup.delimiter)) if word and word != setup.control]
         doses = tuple(dose for _, dose in sorted(zip(written, parse_doses(rest.pop(0), len(names), setup), strict=True)))
-    time = float(rest[0]) if setup.time_key is not None else 0.0
-    return ConditionSpec(names, doses, time)
+    return ConditionSpec(names, doses, _time(rest[0]) if setup.time_key is not None else 0.0)
+
+
+def _time(value: str) -> float:
+    try:
+        time = float(value)
+    except ValueError:
+        raise DataError(f"time {value!r} is not a number") from None
+    if not 0 <= time < float("inf"):
+        raise DataError(f"time {value!r} must be finite and >= 0")
+    return time
 
 
 def read_contexts(obs: pd.DataFrame, setup: Setup) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
