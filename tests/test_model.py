@@ -216,6 +216,17 @@ def test_n_cells_chooses_and_repeats(model, controls, single):
     assert (twins[0] != twins[1]).any()  # the same cell under another draw of the noise
 
 
+def test_numbers_that_cannot_be_are_refused(model, declared, single):
+    for ask in (model.predict, model.generate):
+        for wrong in ({"n_cells": 0}, {"n_cells": 5, "seed": -1}):
+            with pytest.raises(ConfigError, match="n_cells=0" if "seed" not in wrong else "seed=-1"):
+                ask(conditions=single, **wrong)
+    with pytest.raises(ConfigError, match="seed=-1"):
+        CounterFlow(declared, seed=-1)
+    with pytest.raises(ConfigError, match="n_components=31 .* at most 30"):
+        CounterFlow(declared, space_kwargs={"n_components": 31}).train(max_steps=1, progress=False)
+
+
 def test_all_training_conditions_by_default(model, tiny_screen):
     cells = model.predict(n_cells=3)
     assert set(cells.obs["condition"]) == set(tiny_screen.conditions)
@@ -539,6 +550,20 @@ def test_early_stopping_and_a_run_directory(data, tmp_path):
     model.train(max_steps=40, batch_size=32, set_size=16, early_stopping=True, run_dir=tmp_path / "run", progress=False)
     assert any("val_loss" in row for row in model.history)
     assert (tmp_path / "run" / "metrics.csv").is_file() and (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_early_stopping_needs_something_to_watch(declared):
+    with pytest.raises(ConfigError, match="early_stopping=True needs"):
+        CounterFlow(declared, **TINY).train(max_steps=2, early_stopping=True, progress=False)
+
+
+@pytest.mark.parametrize("controls_are", ["val", "test"])
+def test_a_context_held_out_with_its_controls_stops_no_fit(data, controls_are):
+    adata = data.copy()
+    away = adata.obs["batch"] == "batch1"
+    adata.obs["split"] = np.where(away, np.where(adata.obs["perturbation"] == "control", controls_are, "val"), "train")
+    model = fit(adata, setup=SETUP | {"match_keys": ["batch"], "split_key": "split"}, max_steps=20)
+    assert any("val_loss" in row for row in model.history) == (controls_are == "val")
 
 
 class PowerCut(Exception):

@@ -26,7 +26,7 @@ from counterflow.module import FlowModule, Source
 from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, made_by, new_cells, stack, to_anndata
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
-from counterflow.requests import flow_weights, matching_rows, requested_specs, support_labels
+from counterflow.requests import check_n_cells, flow_weights, matching_rows, requested_specs, support_labels
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.types import ConditionIds, ConditionSpec
 
@@ -241,6 +241,8 @@ class CounterFlow:
                 raise ConfigError(f"{name}={value}: must be at least 1")
         if lr <= 0 or weight_decay < 0:
             raise ConfigError(f"lr={lr:g} must be positive and weight_decay={weight_decay:g} must not be negative")
+        if early_stopping and not self._validation_rows().any():
+            raise ConfigError("early_stopping=True needs cells to watch: mark some perturbed cells 'val' in the column of split_key")
         seed, cells = self.config["seed"], self._train_cells
         self.space.fit(cells.counts, cells.library, seed=seed)
         states = states_of(cells, self.space)
@@ -262,12 +264,18 @@ class CounterFlow:
         self.is_trained = True
 
     def _validation_cells(self) -> tuple[Screen, Callable[[np.ndarray], Tensor]] | None:
-        screen = self._screen
-        chosen = (screen.split == "val") & ~screen.is_control
+        chosen = self._validation_rows()
         if not chosen.any():
             return None
-        cells = screen.rows(chosen | ((screen.split == "train") & screen.is_control))
+        cells = self._screen.rows(chosen)
         return cells, states_of(cells, self.space)
+
+    def _validation_rows(self) -> np.ndarray:
+        """Validation cells and the controls of their contexts (their own, too: nothing is fitted to these); without controls, no loss."""
+        screen = self._screen
+        control = screen.is_control & (screen.split != "test")
+        watched = (screen.split == "val") & ~screen.is_control & np.isin(screen.context, screen.context[control])
+        return watched | (control & watched.any())
 
     def build_module(self, order: Tensor | None, seen: frozenset[str]) -> FlowModule:
         """An untrained network for this model's vocabulary and space; `order` puts correlated state features side by side."""
@@ -319,6 +327,7 @@ class CounterFlow:
         self._check_trained()
         how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed)
         how.resolve(self.config["source"])
+        check_n_cells(n_cells)
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
         cells, obs, var = self._controls(adata)
         device = next(self.module.parameters()).device
@@ -360,6 +369,8 @@ class CounterFlow:
         """
         self._check_trained()
         how = Sampling(n_steps=n_steps, seed=seed)
+        how.resolve(self.config["source"])
+        check_n_cells(n_cells)
         specs, table = requested_specs(conditions, "error", self.setup, self.vocabulary)
         cells, obs, var = self.reference.cells(self.setup, self.genes)
         for key, level in (covariates or {}).items():

@@ -44,6 +44,8 @@ class Sampling:
         """The solver and its time grid."""
         if self.n_steps < 1:
             raise ConfigError(f"n_steps={self.n_steps}: at least one step is needed")
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed}: must not be negative")
         name = self.solver or ("euler" if source == "control" else "midpoint")
         return choose(name, SOLVERS, "solver"), torch.linspace(0, 1, self.n_steps + 1)
 

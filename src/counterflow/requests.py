@@ -39,6 +39,12 @@ def requested_specs(
     return specs, chosen.astype(str)  # column by column: a row of an integer and a fraction would be two fractions
 
 
+def check_n_cells(n_cells: int | None) -> None:
+    """At least one cell per condition, or ``None``."""
+    if n_cells is not None and n_cells < 1:
+        raise ConfigError(f"n_cells={n_cells}: ask for at least one cell per condition")
+
+
 def matching_rows(obs: pd.DataFrame, wanted: Mapping[str, object]) -> np.ndarray:
     """Positions of the controls with the wanted levels."""
     keep = np.ones(len(obs), dtype=bool)
