@@ -94,6 +94,22 @@ def test_adaptive_steps_are_shared_so_company_counts_up_to_the_tolerance(data, c
     np.testing.assert_allclose(some.layers["mean"], everyone[some.obs_names].layers["mean"], rtol=5e-3)
 
 
+def test_cells_of_one_name_keep_their_noise_when_some_are_chosen(model, controls, single):
+    twins = controls.copy()
+    twins.obs_names = ["twin"] * twins.n_obs
+    twins.obs["number"] = range(twins.n_obs)
+    adata = model.adata.copy()
+    CounterFlow.setup_anndata(adata, **SETUP, covariate_keys=["cell_type"])
+    chooser = CounterFlow(adata, **TINY, space_kwargs={"n_components": 8})
+    chooser.train(max_steps=1, batch_size=32, set_size=16, progress=False)
+    everyone = chooser.predict(twins, single)
+    some = chooser.predict(twins, pd.DataFrame({"perturbation": [single], "cell_type": ["type1"]}))
+    kept = everyone[everyone.obs["cell_type"] == "type1"]
+    assert list(kept.obs["number"]) == list(some.obs["number"]) and set(some.obs["source_cell"]) == {"twin"}
+    assert everyone.obs_names.is_unique
+    assert (kept.layers["counts"] != some.layers["counts"]).nnz == 0
+
+
 def test_more_cells_than_a_block_of_the_solver(model, controls, single):
     many = anndata.concat([controls] * 3, index_unique="-")
     assert len(many) > 256 < 3 * len(controls)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +29,7 @@ from counterflow.recipe import Recipe
 from counterflow.reference import Reference
 from counterflow.requests import check_n_cells, flow_weights, matching_rows, requested_specs, support_labels
 from counterflow.spaces.base import StateSpace, log_normalise
+from counterflow.spaces.counts import distinct_names
 from counterflow.types import ConditionIds, ConditionSpec
 
 if TYPE_CHECKING:
@@ -330,6 +332,7 @@ class CounterFlow:
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
         cells, obs, var = self._controls(adata)
+        names, cells = cells.cells, replace(cells, cells=distinct_names(cells.cells))
         device = next(self.module.parameters()).device
         blocks = []
         for i, spec in enumerate(specs):
@@ -341,7 +344,7 @@ class CounterFlow:
             ids, factual = self._ids(spec, some), self._ids(ConditionSpec(), some)
             support = support_labels(spec, some, self.vocabulary)
             counts, expected = counterfactual(self.module, self.space, some, ids, factual, self._correction(spec, support), how, device)
-            named = describe_rows(obs.iloc[rows], spec, self.setup, some.cells, support)
+            named = describe_rows(obs.iloc[rows], spec, self.setup, [names[row] for row in rows], support)
             blocks.append(to_anndata(counts, expected, some.library, named, var, made_by(self.config, how, specs, self.setup)))
         return stack(blocks, self.setup)
 
