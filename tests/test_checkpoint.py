@@ -81,6 +81,17 @@ def test_prefix_overwrite_and_the_data(saved, tiny_screen, tmp_path):
     CounterFlow.load(tmp_path, prefix="first")
 
 
+def test_overwriting_replaces_models_only(saved, tmp_path):
+    _, model = saved
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for taken in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(CheckpointError, match="not a saved model"):
+            model.save(taken, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    (tmp_path / "empty").mkdir()
+    model.save(tmp_path / "empty", overwrite=True)
+
+
 def test_an_interrupted_save_leaves_the_old_model_whole(saved, copy, monkeypatch):
     _, model = saved
     before = {path.name: path.read_bytes() for path in copy.iterdir()}

@@ -94,6 +94,22 @@ def test_adaptive_steps_are_shared_so_company_counts_up_to_the_tolerance(data, c
     np.testing.assert_allclose(some.layers["mean"], everyone[some.obs_names].layers["mean"], rtol=5e-3)
 
 
+def test_cells_of_one_name_keep_their_noise_when_some_are_chosen(model, controls, single):
+    twins = controls.copy()
+    twins.obs_names = ["twin"] * twins.n_obs
+    twins.obs["number"] = range(twins.n_obs)
+    adata = model.adata.copy()
+    CounterFlow.setup_anndata(adata, **SETUP, covariate_keys=["cell_type"])
+    chooser = CounterFlow(adata, **TINY, space_kwargs={"n_components": 8})
+    chooser.train(max_steps=1, batch_size=32, set_size=16, progress=False)
+    everyone = chooser.predict(twins, single)
+    some = chooser.predict(twins, pd.DataFrame({"perturbation": [single], "cell_type": ["type1"]}))
+    kept = everyone[everyone.obs["cell_type"] == "type1"]
+    assert list(kept.obs["number"]) == list(some.obs["number"]) and set(some.obs["source_cell"]) == {"twin"}
+    assert everyone.obs_names.is_unique
+    assert (kept.layers["counts"] != some.layers["counts"]).nnz == 0
+
+
 def test_more_cells_than_a_block_of_the_solver(model, controls, single):
     many = anndata.concat([controls] * 3, index_unique="-")
     assert len(many) > 256 < 3 * len(controls)
@@ -216,6 +232,17 @@ def test_n_cells_chooses_and_repeats(model, controls, single):
     assert (twins[0] != twins[1]).any()  # the same cell under another draw of the noise
 
 
+def test_numbers_that_cannot_be_are_refused(model, declared, single):
+    for ask in (model.predict, model.generate):
+        for wrong in ({"n_cells": 0}, {"n_cells": 5, "seed": -1}):
+            with pytest.raises(ConfigError, match="n_cells=0" if "seed" not in wrong else "seed=-1"):
+                ask(conditions=single, **wrong)
+    with pytest.raises(ConfigError, match="seed=-1"):
+        CounterFlow(declared, seed=-1)
+    with pytest.raises(ConfigError, match="n_components=31 .* at most 30"):
+        CounterFlow(declared, space_kwargs={"n_components": 31}).train(max_steps=1, progress=False)
+
+
 def test_all_training_conditions_by_default(model, tiny_screen):
     cells = model.predict(n_cells=3)
     assert set(cells.obs["condition"]) == set(tiny_screen.conditions)
@@ -328,6 +355,21 @@ def test_three_at_once_after_pairs(model, controls, tiny_screen):
     assert set(cells.obs["support"]) == {"components-seen"} and set(cells.obs["perturbation"]) == {three}
 
 
+def test_an_unknown_perturbation_stays_unknown_in_an_unseen_context(contexts):
+    model, *_ = contexts
+    cells = model.predict(conditions="alien", on_unknown="mean")
+    assert set(cells.obs["cell_type"]) == {"type0", "type1"} and set(cells.obs["support"]) == {"unknown"}
+
+
+def test_controls_are_chosen_by_columns_of_numbers_too(data, single):
+    adata = data.copy()
+    adata.obs["lane"] = (adata.obs["batch"] == "batch1").astype(int)
+    adata.obs["age"] = np.where(adata.obs["cell_type"] == "type0", 0.5, 1.5)
+    model = fit(adata, setup=SETUP | {"covariate_keys": ["lane", "age"]}, max_steps=1)
+    cells = model.predict(conditions=pd.DataFrame({"perturbation": [single], "lane": [1], "age": [0.5]}))
+    assert set(cells.obs["lane"]) == {1} and set(cells.obs["age"]) == {0.5}
+
+
 def test_a_table_of_conditions_restricts_the_controls(contexts):
     model, single, _, _ = contexts
     cells = model.predict(conditions=pd.DataFrame({"perturbation": [single, single], "cell_type": ["type0", "type1"]}), n_cells=5)
@@ -360,6 +402,26 @@ def test_dose_and_time():
         model.predict(conditions="C00")
     control = model.predict(conditions=pd.DataFrame({"perturbation": ["control"], "dose": [0.0], "time": [0.0]}), n_cells=40).to_df().mean()
     assert ((effect.loc["C00 dose 1 time 4"] - control) ** 2).sum() > 3 * ((effect.loc["C00 dose 1 time 0"] - control) ** 2).sum()
+
+
+def test_doses_of_singles_and_pairs_come_back_in_one_file(data, single, pair, tmp_path):
+    adata = data.copy()
+    adata.obs["condition"] = adata.obs["perturbation"].astype(str)  # the screen's own column of this name
+    adata.obs["dose"] = adata.obs["condition"].map(lambda name: "0" if name == "control" else "1+2" if "+" in name else "1")
+    model = fit(adata, setup=SETUP | {"perturbation_key": "condition", "dose_key": "dose"}, max_steps=1)
+    cells = model.predict(conditions=pd.DataFrame({"condition": [single, pair], "dose": ["1", "1+2"]}), n_cells=2)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    back = anndata.read_h5ad(tmp_path / "cells.h5ad").obs
+    assert list(back["condition"]) == [single, single, pair, pair] and list(back["dose"]) == ["1.0", "1.0", "1+2", "1+2"]
+
+
+def test_times_that_cannot_be_are_refused(data, single):
+    adata = data.copy()
+    adata.obs["time"] = np.where(adata.obs["perturbation"] == "control", 0.0, 6.0)
+    model = fit(adata, setup=SETUP | {"time_key": "time"}, max_steps=1)
+    for time in ("six", -1.0, np.nan, np.inf):
+        with pytest.raises(DataError, match=f"time '{time}'"):
+            model.predict(conditions=pd.DataFrame({"perturbation": [single], "time": [time]}))
 
 
 # ------------------------------------------------------------------------------------------------- sources and guidance
@@ -504,6 +566,20 @@ def test_early_stopping_and_a_run_directory(data, tmp_path):
     model.train(max_steps=40, batch_size=32, set_size=16, early_stopping=True, run_dir=tmp_path / "run", progress=False)
     assert any("val_loss" in row for row in model.history)
     assert (tmp_path / "run" / "metrics.csv").is_file() and (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_early_stopping_needs_something_to_watch(declared):
+    with pytest.raises(ConfigError, match="early_stopping=True needs"):
+        CounterFlow(declared, **TINY).train(max_steps=2, early_stopping=True, progress=False)
+
+
+@pytest.mark.parametrize("controls_are", ["val", "test"])
+def test_a_context_held_out_with_its_controls_stops_no_fit(data, controls_are):
+    adata = data.copy()
+    away = adata.obs["batch"] == "batch1"
+    adata.obs["split"] = np.where(away, np.where(adata.obs["perturbation"] == "control", controls_are, "val"), "train")
+    model = fit(adata, setup=SETUP | {"match_keys": ["batch"], "split_key": "split"}, max_steps=20)
+    assert any("val_loss" in row for row in model.history) == (controls_are == "val")
 
 
 class PowerCut(Exception):

@@ -33,6 +33,8 @@ def resolve(given: dict[str, Any]) -> dict[str, Any]:
         config[name] = dict(config[name] or {})
     if config["anchor"] not in ANCHORS:
         raise ConfigError(f"anchor={config['anchor']!r} is unknown: {near(config['anchor'], ANCHORS)}")
+    if not 0 <= config["seed"] < 2**32:
+        raise ConfigError(f"seed={config['seed']}: must be between 0 and 2^32 - 1")
     return config
 
 

@@ -48,6 +48,8 @@ def write(
 
     if path.exists() and not overwrite:
         raise CheckpointError(f"{os.fspath(path)!r} exists: give another directory, or overwrite=True")
+    if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
+        raise CheckpointError(f"{os.fspath(path)!r} holds something that is not a saved model, and stays: give another directory")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f".{path.name}.tmp-{os.getpid()}"
     partial.mkdir()

@@ -51,13 +51,15 @@ def states_of(screen: Screen, space: StateSpace) -> Callable[[np.ndarray], Tenso
 
 
 def fit_rule(screen: Screen, states: Callable[[np.ndarray], Tensor]) -> AdditiveRule:
-    """The additive rule in state space, from training cells."""
-    return AdditiveRule.fit(mean_effects(lambda rows: states(rows).numpy(), screen.conditions, screen.condition, screen.context))
+    """The additive rule in state space, from training cells; in the precision of the file, so that a loaded model gives equal bits."""
+    rule = AdditiveRule.fit(mean_effects(lambda rows: states(rows).numpy(), screen.conditions, screen.condition, screen.context))
+    return AdditiveRule.from_arrays(*rule.to_arrays())
 
 
 def nothing_yet(screen: Screen, setup: Setup) -> tuple[ConditionSpec, ...]:
-    """Every single perturbation at dose 0 (if there are doses) and at time 0 (if there are times): its target is the control."""
-    singles = [spec for spec in screen.conditions if len(spec.parts) == 1]
+    """Every measured single perturbation at dose 0 (if there are doses) and at time 0 (if there are times): its target is the control."""
+    measured = {screen.conditions[code] for code in np.unique(screen.condition)}  # the screen also knows the names of what is held out
+    singles = [spec for spec in measured if len(spec.parts) == 1]
     at_zero = {ConditionSpec(spec.parts, (0.0,), spec.time) for spec in singles} if setup.dose_key else set()
     at_zero |= {ConditionSpec(spec.parts, spec.doses, 0.0) for spec in singles} if setup.time_key else set()
     return tuple(sorted(at_zero - set(singles)))
@@ -108,6 +110,8 @@ def feature_order(states: Tensor) -> Tensor:
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 
+    if states.shape[1] < 2:
+        return torch.arange(states.shape[1])
     values = states.double().numpy()
     spread = values.std(0)
     scaled = (values - values.mean(0)) / np.where(spread > 1e-8, spread, 1)

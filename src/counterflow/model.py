@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,8 +27,9 @@ from counterflow.module import FlowModule, Source
 from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, made_by, new_cells, stack, to_anndata
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
-from counterflow.requests import flow_weights, matching_rows, requested_specs, support_labels
+from counterflow.requests import check_n_cells, flow_weights, matching_rows, requested_specs, support_labels
 from counterflow.spaces.base import StateSpace, log_normalise
+from counterflow.spaces.counts import distinct_names
 from counterflow.types import ConditionIds, ConditionSpec
 
 if TYPE_CHECKING:
@@ -241,6 +243,8 @@ class CounterFlow:
                 raise ConfigError(f"{name}={value}: must be at least 1")
         if lr <= 0 or weight_decay < 0:
             raise ConfigError(f"lr={lr:g} must be positive and weight_decay={weight_decay:g} must not be negative")
+        if early_stopping and not self._validation_rows().any():
+            raise ConfigError("early_stopping=True needs cells to watch: mark some perturbed cells 'val' in the column of split_key")
         seed, cells = self.config["seed"], self._train_cells
         self.space.fit(cells.counts, cells.library, seed=seed)
         states = states_of(cells, self.space)
@@ -262,12 +266,18 @@ class CounterFlow:
         self.is_trained = True
 
     def _validation_cells(self) -> tuple[Screen, Callable[[np.ndarray], Tensor]] | None:
-        screen = self._screen
-        chosen = (screen.split == "val") & ~screen.is_control
+        chosen = self._validation_rows()
         if not chosen.any():
             return None
-        cells = screen.rows(chosen | ((screen.split == "train") & screen.is_control))
+        cells = self._screen.rows(chosen)
         return cells, states_of(cells, self.space)
+
+    def _validation_rows(self) -> np.ndarray:
+        """Validation cells and the controls of their contexts (their own, too: nothing is fitted to these); without controls, no loss."""
+        screen = self._screen
+        control = screen.is_control & (screen.split != "test")
+        watched = (screen.split == "val") & ~screen.is_control & np.isin(screen.context, screen.context[control])
+        return watched | (control & watched.any())
 
     def build_module(self, order: Tensor | None, seen: frozenset[str]) -> FlowModule:
         """An untrained network for this model's vocabulary and space; `order` puts correlated state features side by side."""
@@ -319,8 +329,10 @@ class CounterFlow:
         self._check_trained()
         how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed)
         how.resolve(self.config["source"])
+        check_n_cells(n_cells)
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
         cells, obs, var = self._controls(adata)
+        names, cells = cells.cells, replace(cells, cells=distinct_names(cells.cells))
         device = next(self.module.parameters()).device
         blocks = []
         for i, spec in enumerate(specs):
@@ -332,9 +344,9 @@ class CounterFlow:
             ids, factual = self._ids(spec, some), self._ids(ConditionSpec(), some)
             support = support_labels(spec, some, self.vocabulary)
             counts, expected = counterfactual(self.module, self.space, some, ids, factual, self._correction(spec, support), how, device)
-            named = describe_rows(obs.iloc[rows], spec, self.setup, some.cells, support)
+            named = describe_rows(obs.iloc[rows], spec, self.setup, [names[row] for row in rows], support)
             blocks.append(to_anndata(counts, expected, some.library, named, var, made_by(self.config, how, specs, self.setup)))
-        return stack(blocks)
+        return stack(blocks, self.setup)
 
     def generate(
         self,
@@ -360,6 +372,8 @@ class CounterFlow:
         """
         self._check_trained()
         how = Sampling(n_steps=n_steps, seed=seed)
+        how.resolve(self.config["source"])
+        check_n_cells(n_cells)
         specs, table = requested_specs(conditions, "error", self.setup, self.vocabulary)
         cells, obs, var = self.reference.cells(self.setup, self.genes)
         for key, level in (covariates or {}).items():
@@ -382,7 +396,7 @@ class CounterFlow:
             blocks.append(
                 to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, made_by(self.config, how, specs, self.setup))
             )
-        return stack(blocks)
+        return stack(blocks, self.setup)
 
     def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
         """States of cells (n x S) in the space of the flow; ``None``: the training AnnData."""

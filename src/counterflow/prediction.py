@@ -44,6 +44,8 @@ class Sampling:
         """The solver and its time grid."""
         if self.n_steps < 1:
             raise ConfigError(f"n_steps={self.n_steps}: at least one step is needed")
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed}: must not be negative")
         name = self.solver or ("euler" if source == "control" else "midpoint")
         return choose(name, SOLVERS, "solver"), torch.linspace(0, 1, self.n_steps + 1)
 
@@ -199,7 +201,9 @@ def describe_rows(obs: pd.DataFrame, spec: ConditionSpec, setup: Setup, cells: S
     if setup.time_key is not None:
         out[setup.time_key] = spec.time
     name = describe(spec, setup)
-    out["condition"], out["source_cell"], out["support"] = name, list(cells), list(support)
+    if "condition" not in setup.obs_keys:  # the screen's own column stays what it is
+        out["condition"] = name
+    out["source_cell"], out["support"] = list(cells), list(support)
     seen = out.groupby("source_cell", sort=False).cumcount()  # a control may be used more than once
     out.index = pd.Index([f"{cell}|{name}" + (f"|{n + 1}" if n else "") for cell, n in zip(cells, seen, strict=True)], dtype=str)
     return out
@@ -218,7 +222,7 @@ def made_by(config: dict[str, Any], how: Sampling, specs: Sequence[ConditionSpec
     }
 
 
-def stack(blocks: list[AnnData]) -> AnnData:
+def stack(blocks: list[AnnData], setup: Setup) -> AnnData:
     """One AnnData of the cells of several conditions."""
     import anndata
 
@@ -226,4 +230,6 @@ def stack(blocks: list[AnnData]) -> AnnData:
         return blocks[0]
     out = anndata.concat(blocks, merge="same", uns_merge="first")
     out.var = blocks[0].var.copy()
+    if setup.dose_key is not None and len({block.obs[setup.dose_key].dtype for block in blocks}) > 1:
+        out.obs[setup.dose_key] = out.obs[setup.dose_key].astype(str)  # "1" beside "1+2": a file holds one kind of value
     return out

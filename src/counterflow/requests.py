@@ -35,7 +35,14 @@ def requested_specs(
             f"{len(missing)} perturbations were neither seen in training nor have features ({hints}). Train with "
             "perturbation_features=<DataFrame> that has a row for them, or accept the mean effect with on_unknown='mean'"
         )
-    return specs, table.drop(columns=[key for key in (setup.perturbation_key, setup.dose_key, setup.time_key) if key in table])
+    chosen = table.drop(columns=[key for key in (setup.perturbation_key, setup.dose_key, setup.time_key) if key in table])
+    return specs, chosen.astype(str)  # column by column: a row of an integer and a fraction would be two fractions
+
+
+def check_n_cells(n_cells: int | None) -> None:
+    """At least one cell per condition, or ``None``."""
+    if n_cells is not None and n_cells < 1:
+        raise ConfigError(f"n_cells={n_cells}: ask for at least one cell per condition")
 
 
 def matching_rows(obs: pd.DataFrame, wanted: Mapping[str, object]) -> np.ndarray:
@@ -54,7 +61,7 @@ def support_labels(spec: ConditionSpec, cells: Screen, vocabulary: Vocabulary) -
     met = [cells.contexts[c] in vocabulary.perturbed_contexts for c in cells.context]
     for key, levels in vocabulary.perturbed_levels.items():
         met = [ok and level in levels for ok, level in zip(met, cells.covariates[key], strict=True)]
-    return [label if ok else "unseen-context" for ok in met]
+    return [label if ok or label == "unknown" else "unseen-context" for ok in met]
 
 
 def flow_weights(spec: ConditionSpec, support: Sequence[str], vocabulary: Vocabulary, learnt: Mapping[str, float]) -> Tensor:

@@ -95,6 +95,9 @@ def test_cells_that_cannot_be_started_from():
         read_cells(screen()[1:3], Setup("gene", "ctrl"), GENES)
     with pytest.raises(DataError, match="no cells"):
         read_cells(screen()[:0], Setup("gene", "ctrl"), GENES)
+    for depth in ("many", np.nan, -1.0):
+        with pytest.raises(DataError, match="library_size_key='depth' must hold numbers >= 0"):
+            read_cells(screen(depth=depth), Setup("gene", "ctrl", library_size_key="depth"), GENES)
 
 
 def test_genes_that_are_missing():
@@ -104,7 +107,9 @@ def test_genes_that_are_missing():
         gene_positions(["ENSG00000141510", "ENSG00000012048"], ["TP53", "BRCA1"])
     with pytest.raises(DataError, match="Ensembl"):
         read_cells(screen(), Setup("gene", "ctrl"), ["ENSG00000141510"])
-    assert gene_positions([*GENES, "extra"], ["G3", "G0"]).tolist() == [3, 0]
+    assert gene_positions([*GENES, "extra", "extra"], ["G3", "G0"]).tolist() == [3, 0]
+    with pytest.raises(DataError, match="1 genes of the model are in var_names more than once .*'G3'"):
+        gene_positions([*GENES, "G3"], ["G3", "G0"])
 
 
 def test_what_is_asked_for():

@@ -134,7 +134,7 @@ def _obs_problems(adata: AnnData, setup: Setup) -> list[str]:
             found.append(f"{missing} cells have no value in adata.obs[{key!r}] (first: {first}): fill it in or drop these cells")
     if found:
         return found
-    return [*_control_problems(adata, setup), *_numeric_problems(adata, setup), *_split_problems(adata, setup)]
+    return [*_control_problems(adata, setup), *numeric_problems(adata, setup), *_split_problems(adata, setup)]
 
 
 def _control_problems(adata: AnnData, setup: Setup) -> list[str]:
@@ -156,7 +156,8 @@ def _control_problems(adata: AnnData, setup: Setup) -> list[str]:
     return []
 
 
-def _numeric_problems(adata: AnnData, setup: Setup) -> list[str]:
+def numeric_problems(adata: AnnData, setup: Setup) -> list[str]:
+    """What is wrong with times, library sizes and doses."""
     found = []
     for option, key in (("time_key", setup.time_key), ("library_size_key", setup.library_size_key)):
         if key is None:

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from counterflow.data.labels import parts
 from counterflow.data.matrix import as_csr, counts_from_log1p
-from counterflow.data.schema import Setup, is_control_mask, layer_problems, parse_doses, problems, raise_problems
+from counterflow.data.schema import Setup, is_control_mask, layer_problems, numeric_problems, parse_doses, problems, raise_problems
 from counterflow.errors import ConfigError, DataError, near
 from counterflow.types import ConditionSpec
 
@@ -90,6 +90,8 @@ def read_cells(adata: AnnData, setup: Setup, genes: Sequence[str], *, controls_o
     keys = [*setup.covariate_keys, *setup.match_keys, *filter(None, [setup.library_size_key])]
     missing = [key for key in dict.fromkeys(keys) if key not in adata.obs]
     found = [f"adata.obs has no column {key!r} (declared in setup_anndata): {near(key, adata.obs.columns)}" for key in missing]
+    if not found:
+        found = numeric_problems(adata, replace(setup, time_key=None, dose_key=None))  # of cells to start from, the library size only
     columns = gene_positions(adata.var_names, genes)
     raise_problems([*found, *layer_problems(adata, replace(setup, library_size_key=None))], "these cells cannot be used")
     positions = np.arange(adata.n_obs)
@@ -150,8 +152,17 @@ def _spec(row: tuple[str, ...], setup: Setup) -> ConditionSpec:
         # doses are written in the order of the label, parts come sorted: sort both together
         written = [word for word in (w.strip() for w in label.split(setup.delimiter)) if word and word != setup.control]
         doses = tuple(dose for _, dose in sorted(zip(written, parse_doses(rest.pop(0), len(names), setup), strict=True)))
-    time = float(rest[0]) if setup.time_key is not None else 0.0
-    return ConditionSpec(names, doses, time)
+    return ConditionSpec(names, doses, _time(rest[0]) if setup.time_key is not None else 0.0)
+
+
+def _time(value: str) -> float:
+    try:
+        time = float(value)
+    except ValueError:
+        raise DataError(f"time {value!r} is not a number") from None
+    if not 0 <= time < float("inf"):
+        raise DataError(f"time {value!r} must be finite and >= 0")
+    return time
 
 
 def read_contexts(obs: pd.DataFrame, setup: Setup) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
@@ -172,8 +183,11 @@ def _columns(counts: sparse.csr_matrix, positions: np.ndarray) -> sparse.csr_mat
 
 
 def gene_positions(have: Iterable[str], want: Sequence[str]) -> np.ndarray:
-    """Columns of `want` in `have`, by name; a missing gene is an error."""
-    position = {name: i for i, name in enumerate(have)}
+    """Columns of `want` in `have`, by name; a gene that is missing or there twice is an error."""
+    names = list(have)
+    position = {name: i for i, name in enumerate(names)}
+    if len(position) < len(names) and (doubled := sorted({name for i, name in enumerate(names) if position[name] != i} & set(want))):
+        raise DataError(f"{len(doubled)} genes of the model are in var_names more than once (first: {doubled[0]!r}): keep one of each")
     missing = [name for name in want if name not in position]
     if missing:
         kind = ""

@@ -38,6 +38,16 @@ def cell_seeds(names: Sequence[str]) -> NDArray[np.uint64]:
     return seeds
 
 
+def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Equal names told apart by how many came before, so that rows taken out of a table keep the noise they have in it."""
+    seen: Counter[str] = Counter()
+    distinct = []
+    for name in map(str, names):
+        distinct.append(f"{name}\0{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return tuple(distinct)
+
+
 def cell_generators(seed: int, cells: NDArray[np.uint64], stream: int) -> Iterator[np.random.Generator]:
     """One random generator per cell, keyed by (seed, cell); different streams of one cell are independent."""
     for cell in cells:

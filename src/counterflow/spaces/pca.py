@@ -53,6 +53,9 @@ class PCASpace(nn.Module):
         from sklearn.decomposition import PCA
 
         values = log_normalise(counts, library)
+        if self.state_shape[0] > min(values.shape):
+            shape = "{} cells and {} genes".format(*values.shape)
+            raise ConfigError(f"n_components={self.state_shape[0]} is more than {shape} have: take at most {min(values.shape)}")
         pca = PCA(self.state_shape[0], svd_solver="arpack" if min(values.shape) > self.state_shape[0] else "full", random_state=seed)
         states = pca.fit(values if min(values.shape) > self.state_shape[0] else values.toarray()).transform(values.toarray())
         self.mean.copy_(torch.from_numpy(np.asarray(pca.mean_).ravel()))

@@ -1,0 +1,44 @@
+"""From a screen to training batches: only what was measured in training goes in."""
+
+from itertools import combinations
+
+import numpy as np
+import torch
+
+from counterflow.data.effects import AdditiveRule
+from counterflow.data.schema import Setup
+from counterflow.data.screen import Screen, read_screen
+from counterflow.fitting import feature_order, fit_rule, nothing_yet
+from counterflow.types import ConditionSpec
+
+
+def test_what_is_held_out_gives_no_anchor(tiny_screen):
+    adata = tiny_screen.adata.copy()
+    label = adata.obs["perturbation"].astype(str)
+    adata.obs["dose"] = np.where(label == "control", 0.0, 1.0)
+    held_out = sorted(tiny_screen.perturbations)[0]
+    adata.obs["split"] = np.where(label.map(lambda name: held_out in name.split("+")), "test", "train")
+    setup = Setup("perturbation", "control", dose_key="dose", split_key="split")
+    screen: Screen = read_screen(adata, setup)
+    anchors = nothing_yet(screen.rows(screen.split == "train"), setup)
+    assert anchors == tuple(ConditionSpec((name,), (0.0,)) for name in sorted(tiny_screen.perturbations) if name != held_out)
+
+
+def test_the_rule_is_as_exact_as_its_file(tiny_screen):
+    """Shares of parts met only in combinations are solved in double precision; a saved model has single precision."""
+    adata = tiny_screen.adata
+    label = adata.obs["perturbation"].astype(str)
+    screen = read_screen(adata[(label == "control") | label.str.contains("+", regex=False)], Setup("perturbation", "control"))
+    states = torch.from_numpy(np.log1p(screen.counts.toarray()))
+    rule = fit_rule(screen, lambda rows: states[torch.from_numpy(rows)])
+    again = AdditiveRule.from_arrays(*rule.to_arrays())
+    for parts in [*combinations(sorted(tiny_screen.perturbations), 2), *combinations(sorted(tiny_screen.perturbations), 3)]:
+        spec = ConditionSpec(parts, (1.0,) * len(parts))
+        assert np.array_equal(rule(spec).astype(np.float32), again(spec).astype(np.float32))
+
+
+def test_correlated_features_are_neighbours_and_one_feature_has_an_order():
+    x, y = torch.randn(2, 100, 1, generator=torch.Generator().manual_seed(0))
+    order = feature_order(torch.cat([x, y, x, y], dim=1)).tolist()
+    assert {frozenset(order[:2]), frozenset(order[2:])} == {frozenset({0, 2}), frozenset({1, 3})}
+    assert feature_order(x).tolist() == [0]
