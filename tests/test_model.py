@@ -13,6 +13,7 @@ from scipy import sparse
 
 from counterflow import CheckpointError, ConfigError, CounterFlow, DataError
 from counterflow.data.simulate import SMALL, simulate_screen
+from counterflow.requests import flow_weights
 from counterflow.types import ConditionSpec
 
 SETUP = {"perturbation_key": "perturbation", "control": "control"}
@@ -636,3 +637,18 @@ def test_a_handed_in_network_is_copied_for_every_fit(declared):
     again.train(max_steps=3, progress=False)
     assert torch.equal(again.module.backbone.linear.weight, model.module.backbone.linear.weight)
     assert again.flow_weight == model.flow_weight
+
+
+def test_a_condition_measured_in_another_context_only_is_not_called_seen(tiny_screen):
+    adata = tiny_screen.adata.copy()
+    types = sorted(adata.obs["cell_type"].unique())
+    name = tiny_screen.conditions[0]
+    adata = adata[~((adata.obs["perturbation"] == name) & (adata.obs["cell_type"] == types[0]))].copy()
+    CounterFlow.setup_anndata(adata, perturbation_key="perturbation", control="control", match_keys=["cell_type"])
+    model = CounterFlow(adata, backbone_kwargs={"size": "XS"})
+    model.train(max_steps=2, progress=False)
+    cells = model.predict(conditions=name)
+    support = cells.obs.groupby("cell_type", observed=True)["support"].unique().map(list).to_dict()
+    assert support[types[0]] == ["components-seen"] and all(support[other] == ["seen"] for other in types[1:])
+    spec = ConditionSpec((name,), (1.0,), 0.0)
+    assert flow_weights(spec, ["seen", "components-seen"], model.vocabulary, {"context": 0.25}).tolist() == [1.0, 0.25]

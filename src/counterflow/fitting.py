@@ -34,8 +34,10 @@ def vocabulary_of(screen: Screen, setup: Setup, featured: tuple[str, ...]) -> Vo
         seen=frozenset(seen),
         covariates=covariates,
         perturbed_levels=met,
-        perturbed_contexts=frozenset(screen.contexts[c] for c in np.unique(screen.context[perturbed])),
-        conditions=frozenset(used),
+        measured=frozenset(
+            (screen.conditions[code], screen.contexts[c])
+            for code, c in set(zip(screen.condition.tolist(), screen.context.tolist(), strict=True))
+        ),
     )
 
 

@@ -237,7 +237,7 @@ class CounterFlow:
             For `lightning.Trainer`.
         """
         if self.adata is None:
-            raise ConfigError("this model was loaded without data: give adata to CounterFlow.load to train further")
+            raise ConfigError("this model was loaded without data: give adata to CounterFlow.load to train it anew")
         for name, value in {"max_epochs": max_epochs, "max_steps": max_steps, "batch_size": batch_size, "set_size": set_size}.items():
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value}: must be at least 1")
@@ -357,7 +357,9 @@ class CounterFlow:
         seed: int = 0,
         n_steps: int = 20,
     ) -> AnnData:
-        """New cells under `conditions`, no controls given: counts are drawn anew, from the model's own reference controls or noise.
+        """New cells under `conditions`, no controls given: from the model's own reference controls or noise.
+
+        Counts are drawn from the decoded negative binomial (rounded in raw space), library sizes from a log-normal per context.
 
         Parameters
         ----------

@@ -26,7 +26,7 @@ from counterflow.types import ConditionIds, ConditionSpec, Solver
 if TYPE_CHECKING:
     from anndata import AnnData
 
-BLOCK = 256  # cells solved together, always as many (padded): no cell's bits depend on how many are asked for
+BLOCK = 256  # cells solved together, always as many (padded): with a fixed-step solver no cell's bits depend on its company
 
 
 @dataclass(frozen=True)

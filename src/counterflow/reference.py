@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,6 @@ from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, read_contexts
 from counterflow.errors import ConfigError
 from counterflow.types import ConditionSpec
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

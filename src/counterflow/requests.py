@@ -58,14 +58,20 @@ def matching_rows(obs: pd.DataFrame, wanted: Mapping[str, object]) -> np.ndarray
 def support_labels(spec: ConditionSpec, cells: Screen, vocabulary: Vocabulary) -> list[str]:
     """How far training carries the prediction of each cell."""
     label = vocabulary.support(spec)
+    if spec.parts and label == "seen":  # in this very context, or only in others
+        here = {context: (spec, context) in vocabulary.measured for context in cells.contexts}
+        labels = ["seen" if here[cells.contexts[c]] else "components-seen" for c in cells.context]
+    else:
+        labels = [label] * len(cells.context)
     met = [cells.contexts[c] in vocabulary.perturbed_contexts for c in cells.context]
     for key, levels in vocabulary.perturbed_levels.items():
         met = [ok and level in levels for ok, level in zip(met, cells.covariates[key], strict=True)]
-    return [label if ok or label == "unknown" else "unseen-context" for ok in met]
+    return [label if ok or label == "unknown" else "unseen-context" for label, ok in zip(labels, met, strict=True)]
 
 
 def flow_weights(spec: ConditionSpec, support: Sequence[str], vocabulary: Vocabulary, learnt: Mapping[str, float]) -> Tensor:
     """How far the flow is trusted beyond the additive rule, for each cell; see `counterflow.calibration`."""
     weight = {**UNTESTED, **learnt}
-    own = weight["unknown" if vocabulary.unknown(spec) else kind_of(spec, vocabulary.conditions)]
-    return torch.tensor([weight["context"] if label == "unseen-context" else own for label in support])
+    kind = "unknown" if vocabulary.unknown(spec) else kind_of(spec, vocabulary.conditions)
+    elsewhere = ("unseen-context", "components-seen") if kind == "seen" else ("unseen-context",)  # measured, but not in this context
+    return torch.tensor([weight["context" if label in elsewhere else kind] for label in support])

@@ -20,8 +20,7 @@ def vocabulary():
         seen=frozenset("ABC"),
         covariates={"cell_type": ("NK", "T")},
         perturbed_levels={"cell_type": frozenset(["T"])},
-        perturbed_contexts=frozenset([("T",)]),
-        conditions=frozenset([spec(), spec("A"), spec("B"), spec("B", "C"), spec("A", dose=0.5)]),
+        measured=frozenset((one, ("T",)) for one in [spec(), spec("A"), spec("B"), spec("B", "C"), spec("A", dose=0.5)]),
     )
 
 
@@ -33,7 +32,7 @@ def test_ids_start_after_padding_and_unknown(vocabulary):
 
 
 def test_times_and_no_covariates():
-    vocabulary = Vocabulary(("A",), frozenset("A"), {}, {}, frozenset(), frozenset())
+    vocabulary = Vocabulary(("A",), frozenset("A"), {}, {}, frozenset())
     ids = vocabulary.ids([spec("A", dose=3.0, time=6.0)], {})
     assert ids.time.tolist() == [6.0] and ids.dose.tolist() == [[3.0]] and ids.covariates.shape == (1, 0)
     assert vocabulary.ids([], {}).perturbation.shape == (0, 1)

@@ -25,8 +25,7 @@ class Vocabulary:
     seen: frozenset[str]
     covariates: Mapping[str, tuple[str, ...]]  # covariate -> levels
     perturbed_levels: Mapping[str, frozenset[str]]  # levels that met a perturbation in training; the others are read as null
-    perturbed_contexts: frozenset[tuple[str, ...]]  # levels of match_keys that met a perturbation in training
-    conditions: frozenset[ConditionSpec]  # measured in training
+    measured: frozenset[tuple[ConditionSpec, tuple[str, ...]]]  # conditions, each with the level of match_keys it was measured in
 
     def ids(self, specs: Sequence[ConditionSpec], covariates: Mapping[str, Sequence[str]]) -> ConditionIds:
         """Integers for one condition and one covariate level per row. Unlisted entities become UNKNOWN: check `unknown` first."""
@@ -47,6 +46,16 @@ class Vocabulary:
             code = {name: i if name in self.perturbed_levels[key] else 0 for i, name in enumerate(levels, start=1)}
             columns.append(torch.tensor([code.get(str(name), 0) for name in covariates[key]], dtype=torch.long))
         return torch.stack(columns, dim=1) if columns else torch.zeros(rows, 0, dtype=torch.long)
+
+    @property
+    def conditions(self) -> frozenset[ConditionSpec]:
+        """Measured in training, in any context."""
+        return frozenset(spec for spec, _ in self.measured)
+
+    @property
+    def perturbed_contexts(self) -> frozenset[tuple[str, ...]]:
+        """Levels of match_keys that met a perturbation in training."""
+        return frozenset(context for spec, context in self.measured if spec.parts)
 
     @property
     def generalises(self) -> bool:
@@ -72,8 +81,7 @@ class Vocabulary:
             "seen": sorted(self.seen),
             "covariates": {key: list(levels) for key, levels in self.covariates.items()},
             "perturbed_levels": {key: sorted(levels) for key, levels in self.perturbed_levels.items()},
-            "perturbed_contexts": sorted(map(list, self.perturbed_contexts)),
-            "conditions": [[list(spec.parts), list(spec.doses), spec.time] for spec in sorted(self.conditions)],
+            "measured": [[list(spec.parts), list(spec.doses), spec.time, list(context)] for spec, context in sorted(self.measured)],
         }
 
     @classmethod
@@ -84,6 +92,7 @@ class Vocabulary:
             seen=frozenset(values["seen"]),
             covariates={key: tuple(levels) for key, levels in values["covariates"].items()},
             perturbed_levels={key: frozenset(levels) for key, levels in values["perturbed_levels"].items()},
-            perturbed_contexts=frozenset(tuple(level) for level in values["perturbed_contexts"]),
-            conditions=frozenset(ConditionSpec(tuple(p), tuple(map(float, d)), float(t)) for p, d, t in values["conditions"]),
+            measured=frozenset(
+                (ConditionSpec(tuple(p), tuple(map(float, d)), float(t)), tuple(context)) for p, d, t, context in values["measured"]
+            ),
         )

@@ -1,7 +1,7 @@
 """From expected counts back to counts, and noise that belongs to a cell.
 
 **Count transport** moves given control cells: it thins the counts of genes that go down and adds counts to genes that go up,
-so that integers, zeros, library size and everything the model does not explain stay as they were measured. New cells, which
+so that integers, zeros and everything the model does not explain stay as they were measured (the library size nearly so). New cells, which
 have no counts to keep, are drawn from a negative binomial (`draw_nb`).
 
 **Noise belongs to the cell.** Everything random here is a function of (seed, cell, gene), never of the batch: a cell gets
