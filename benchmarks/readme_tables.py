@@ -32,7 +32,7 @@ def results(name: str) -> dict[str, Any]:
 def simulated() -> list[str]:
     rows = results("simulated_truth")["rows"]
     table = pd.DataFrame([{"interaction": r["interaction"], "cells": r["cells_per_condition"], **r["rmse"]} for r in rows])
-    shown = ["control", "mean", "additive", "additive+ct", "counterflow"]
+    shown = ["control", "mean", "additive", "additive+ct", "additive log rates", "counterflow"]
     lines = [
         "Simulated screen, error to the *true* counterfactual mean of hidden pairs (RMSE over genes of log1p expression, lower is better;"
         f" mean ± standard deviation over {table.groupby(['interaction', 'cells']).size().min()} seeds; `benchmarks/simulated_truth.py`):",
