@@ -489,6 +489,8 @@ def test_guidance_scales_the_effect_of_the_network(data, controls, single):
     assert not np.allclose(effect(2.0, guidance_kind="classifier_free"), effect(2.0))
     with pytest.raises(ConfigError, match="guidance_kind"):
         model.predict(controls, single, guidance=2.0, guidance_kind="contrst")
+    with pytest.raises(ConfigError, match="guidance_kind"):
+        model.predict(controls, single, guidance_kind="contrst")  # also where it would not be used
     with pytest.raises(ConfigError, match="did you mean 'euler'"):
         model.predict(controls, single, solver="eulr")
     with pytest.raises(ConfigError, match="n_steps=0"):

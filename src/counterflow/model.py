@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from counterflow import spaces
 from counterflow.assembly import assemble, resolve
+from counterflow.backbones import reads_order
 from counterflow.conditions.features import feature_table
 from counterflow.data.effects import AdditiveRule
 from counterflow.data.genes import select_genes
@@ -248,7 +249,8 @@ class CounterFlow:
         seed, cells = self.config["seed"], self._train_cells
         self.space.fit(cells.counts, cells.library, seed=seed)
         states = states_of(cells, self.space)
-        order = feature_order(states(np.flatnonzero(cells.is_control)[:2000]))
+        some_controls = np.flatnonzero(cells.is_control)[:2000]
+        order = feature_order(states(some_controls)) if reads_order(self.config["backbone"]) else None
         n_sets, set_size = max(1, batch_size // set_size), min(set_size, batch_size)
         if max_steps is None:
             max_steps = DEFAULT_STEPS if max_epochs is None else max_epochs * max(1, -(-len(cells.cells) // (n_sets * set_size)))

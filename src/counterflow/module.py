@@ -18,6 +18,7 @@ from counterflow.types import Batch, Condition, ConditionIds, Velocity
 
 Source = Literal["control", "noise"]
 SOURCES = ("control", "noise")
+GUIDANCE = ("contrast", "classifier_free")
 
 
 class FlowModule(nn.Module):
@@ -108,6 +109,8 @@ class FlowModule(nn.Module):
         guidance_interval: tuple[float, float] | None = None,
     ) -> Velocity:
         """The velocity under `ids`, guided when `guidance` is not 1. `origin`: the control cells, read by ``genot`` only."""
+        if guidance_kind not in GUIDANCE:
+            raise ConfigError(f"guidance_kind={guidance_kind!r} is unknown: {near(guidance_kind, GUIDANCE)}")
         plain = self._bound(self.encoder(ids), origin)
         if guidance == 1.0:
             return plain
@@ -115,10 +118,8 @@ class FlowModule(nn.Module):
             nothing = torch.zeros_like(ids.perturbation)
             control = ids._replace(perturbation=nothing, dose=torch.zeros_like(ids.dose), time=torch.zeros_like(ids.time))
             return contrast(plain, self._bound(self.encoder(control), origin), guidance, guidance_interval)
-        if guidance_kind == "classifier_free":
-            everyone = torch.ones(len(ids.time), dtype=torch.bool, device=ids.time.device)
-            return classifier_free(plain, self._bound(self.encoder(ids, everyone), origin), guidance, guidance_interval)
-        raise ConfigError(f"guidance_kind={guidance_kind!r} is unknown: {near(guidance_kind, ('contrast', 'classifier_free'))}")
+        everyone = torch.ones(len(ids.time), dtype=torch.bool, device=ids.time.device)
+        return classifier_free(plain, self._bound(self.encoder(ids, everyone), origin), guidance, guidance_interval)
 
     def _bound(self, condition: Condition, origin: Tensor | None) -> Velocity:
         return bind(self.backbone, self._with_origin(condition, origin), self.prediction)

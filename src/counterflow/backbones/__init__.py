@@ -112,6 +112,11 @@ def import_string(path: str) -> Callable[..., nn.Module]:
     return found
 
 
+def reads_order(backbone: str | Callable[..., nn.Module] | nn.Module) -> bool:
+    """Whether the backbone takes a `feature_order`, which is costly to find for many features."""
+    return not isinstance(backbone, nn.Module) and "feature_order" in inspect.signature(resolve(backbone)).parameters
+
+
 def fitting_arguments(
     label: str,
     make: Callable[..., nn.Module],
