@@ -1,16 +1,20 @@
-"""Reproduce the comparison tables: every model on every data set under one budget, tables and reports under `--out`.
+"""Compare backbones and spaces on the real screens under one budget: floor, all baselines, ceiling, verdicts, one report for each.
 
 ::
 
-    python benchmarks/compare.py --data ../shared/data --only kang norman --steps 2000
+    python benchmarks/compare.py --data ../shared/data --only kang norman --seconds 60
 
-A run that was stopped goes on where it was.
+A run that was stopped goes on where it was. Small summaries go to ``benchmarks/results/compare_NAME.json``, from which the README's
+tables are written (`benchmarks/readme_tables.py`); everything else, with the HTML report, stays under `--out`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +24,83 @@ import counterflow as cf
 from counterflow.compare import compare
 from counterflow.data.split_file import Keys
 from counterflow.data.splits import build_split
+from counterflow.evaluate.table import Table
 
-MODELS = ("mlp/pca", "mlp/raw", "dit/raw", "set/raw", "ssm/raw", "mlp/latent", "dit/latent", "set/latent", "ssm/latent")
+RESULTS = Path(__file__).parent / "results"
+BACKBONES = ("mlp", "dit", "set", "ssm")
 
-SETUPS: dict[str, tuple[str, dict[str, Any]]] = {
-    "kang": (
+
+@dataclass(frozen=True)
+class Screen:
+    """A real screen: its file, its declaration, what is held out, and the models compared by default."""
+
+    file: str
+    split: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    setup: dict[str, Any] = field(default_factory=dict)
+    spaces: tuple[str, ...] = ("pca", "raw")
+
+    @property
+    def models(self) -> list[str]:
+        """Every backbone in every space."""
+        return [f"{backbone}/{space}" for space in self.spaces for backbone in BACKBONES]
+
+
+SCREENS = {
+    "kang": Screen(
         "kang2018_pbmc_ifnb.h5ad",
-        {"match_keys": ["cell_type"], "covariate_keys": ["cell_type"], "library_size_key": "n_counts_full"},
+        "unseen_context",
+        {"held_out": "NK"},
+        {"match_keys": ["cell_type"], "library_size_key": "n_counts_full"},
+        ("pca", "raw", "latent"),
     ),
-    "norman": ("norman2019_k562_crispra.h5ad", {"library_size_key": "n_counts_full"}),
-    "schraivogel": ("schraivogel2020_k562_tapseq.h5ad", {"match_keys": ["batch"]}),
-    "mcfaline": ("mcfaline2024_gbm_crispri.h5ad", {"match_keys": ["cell_type"], "library_size_key": "n_counts_full"}),
-}
-"""Name -> file and declaration."""
-
-SPLITS: dict[str, tuple[str, dict[str, Any]]] = {
-    "kang": ("unseen_context", {"held_out": "NK"}),
-    "norman": ("unseen_combination", {}),
-    "schraivogel": ("unseen_context", {"held_out": "TAP2"}),
-    "mcfaline": ("unseen_context", {"held_out": "A172"}),  # the negative control: next to no effect to be found
+    "norman": Screen("norman2019_k562_crispra.h5ad", "unseen_combination", setup={"library_size_key": "n_counts_full"}),
+    "a549": Screen("cao2018_a549_dex_timecourse.h5ad", "unseen_time", {"level": 1.0}, {"time_key": "time_h"}),
+    "schraivogel": Screen("schraivogel2020_k562_tapseq.h5ad", "unseen_context", {"held_out": "TAP2"}, {"match_keys": ["batch"]}),
+    "mcfaline": Screen(  # the negative control: next to no effect to be found
+        "mcfaline2024_gbm_crispri.h5ad",
+        "unseen_context",
+        {"held_out": "A172"},
+        {"match_keys": ["cell_type"], "library_size_key": "n_counts_full"},
+    ),
 }
 
 
-def run(name: str, data: Path, out: Path, models: list[str], steps: int, seeds: int) -> None:
-    file, declared = SETUPS[name]
-    adata = cf.read_h5ad(data / file)
-    cf.CounterFlow.setup_anndata(adata, perturbation_key="perturbation", control="control", **declared)
-    keys = Keys("perturbation", "control", context_key=declared.get("match_keys", ()))
-    split, arguments = SPLITS[name]
-    held_out = build_split(split, adata.obs, keys, val_fraction=0.0, **arguments)
-    table = compare(adata, models, split=held_out, seeds=seeds, budget_steps=steps, out=out / name, dataset=name)
+def run(name: str, options: argparse.Namespace) -> None:
+    screen = SCREENS[name]
+    adata = cf.read_h5ad(options.data / screen.file)
+    cf.CounterFlow.setup_anndata(adata, perturbation_key="perturbation", control="control", **screen.setup)
+    keys = Keys("perturbation", "control", context_key=screen.setup.get("match_keys", ()), time_key=screen.setup.get("time_key"))
+    split = build_split(screen.split, adata.obs, keys, val_fraction=0.0, **screen.arguments)
+    started = time.monotonic()
+    table = compare(
+        adata,
+        options.models or screen.models,
+        split=split,
+        seeds=options.seeds,
+        budget_steps=options.steps,
+        budget_seconds=None if options.steps else options.seconds,
+        out=options.out / name,
+        dataset=name,
+    )
+    save(name, screen, table, time.monotonic() - started)
     print(table.to_markdown())
+
+
+def save(name: str, screen: Screen, table: Table, wall: float) -> None:
+    summary = table.summary()[["metric", "method", "kind", "value", "lo", "hi", "S", "n", "best_baseline"]]
+    content = {
+        "data": name,
+        "split": f"{screen.split} {' '.join(f'{k}={v}' for k, v in screen.arguments.items())}".strip(),
+        "notes": table.notes,
+        "self_test": table.self_test,
+        "wall_s_of_the_last_call": round(wall),
+        "threads": torch.get_num_threads(),
+        "verdicts": {model: table.verdict(model) for model in table.models},
+        "costs": json.loads(table.costs.to_json(orient="records")),
+        "summary": json.loads(summary.to_json(orient="records", double_precision=4)),
+    }
+    (RESULTS / f"compare_{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -58,15 +108,16 @@ def main() -> None:
     beside = Path(__file__).parents[1] / ".." / "shared" / "data"
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("COUNTERFLOW_DATA", beside)))
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
-    parser.add_argument("--only", nargs="*", default=list(SETUPS), choices=list(SETUPS))
-    parser.add_argument("--models", nargs="*", default=list(MODELS))
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--only", nargs="*", default=list(SCREENS), choices=list(SCREENS))
+    parser.add_argument("--models", nargs="*", default=None)
+    parser.add_argument("--seconds", type=float, default=60, help="processor seconds of each training")
+    parser.add_argument("--steps", type=int, default=None, help="optimiser steps of each training, in place of seconds")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    for name in arguments.only:
-        run(name, arguments.data, arguments.out, arguments.models, arguments.steps, arguments.seeds)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for name in options.only:
+        run(name, options)
 
 
 if __name__ == "__main__":

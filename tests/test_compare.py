@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from counterflow import compare as module
+from counterflow.budget import width_for
+from counterflow.compare import _with_split
 from counterflow.data.schema import UNS_KEY, Setup, declare
 from counterflow.data.simulate import SMALL, simulate_screen
 from counterflow.errors import ConfigError, DataError
 from counterflow.evaluate.baselines import BASELINES
+from counterflow.model import CounterFlow
 
 FAST = {"metrics": ("pearson_delta", "mse"), "n_halvings": 1, "progress": False}
 
@@ -22,9 +25,11 @@ class Double:
 
     def __init__(self, adata, *, backbone, space, seed, **options):
         self.adata, self.name, self.seed = adata, f"{backbone}/{space}", seed
-        self.module = torch.nn.Linear(3, 2)
+        self.module = torch.nn.ModuleDict({"backbone": torch.nn.Linear(3, 2)})
+        self.module.backbone = self.module["backbone"]
 
-    def train(self, max_steps, **options):
+    def train(self, max_steps, max_seconds, **options):
+        self.n_steps_trained = max_steps or round(10 * max_seconds)
         if self.name == "broken/raw":
             raise DataError("the loss became nan")
         Double.trained.append((self.name, self.seed, max_steps))
@@ -95,11 +100,52 @@ def test_a_model_that_fails_is_named_and_the_others_go_on(double, adata, tmp_pat
     assert any("broken/raw" in note and "nan" in note for note in table.notes)
 
 
-def test_a_budget_of_seconds_becomes_steps(double, adata, tmp_path, monkeypatch):
-    clock = iter(np.cumsum([0, 1.0 + 10 * 0.1, 0, 1.0 + 40 * 0.1]))  # a second of its own and a tenth a step
-    monkeypatch.setattr(module.time, "process_time", lambda: next(clock))
-    build = lambda: Double(adata, backbone="mlp", space="pca", seed=0)  # noqa: E731
-    assert module._steps_within(build, 11.0, {}) == pytest.approx(100, abs=1)
+def test_a_budget_of_seconds_is_handed_on_and_the_steps_it_allowed_are_recorded(double, adata, tmp_path):
+    table = module.compare(adata, ["mlp/pca"], split="unseen_combination", budget_seconds=3.0, out=tmp_path, **FAST)
+    assert double.trained == [("mlp/pca", 0, None)] and table.costs["steps"].tolist() == [30]
+    assert "3 processor seconds" in table.notes[0]
+
+
+def test_equal_parameters_set_the_width_of_every_backbone(adata, tmp_path):
+    table = module.compare(
+        adata,
+        ["mlp/pca", "dit/pca"],
+        split="unseen_combination",
+        budget_steps=1,
+        budget_parameters=60_000,
+        out=tmp_path,
+        train_options={"batch_size": 8},
+        model_options={"space_kwargs": {"n_components": 5}},
+        **FAST,
+    )
+    assert (table.costs["backbone_parameters"] - 60_000).abs().max() < 15_000  # widths come in steps of 8
+    assert "60,000 parameters" in table.notes[0]
+    with pytest.raises(ConfigError, match="takes no width"):
+        width_for(1000, CounterFlow(_with_split(adata, "lopo")[0], backbone=Narrow))
+
+
+class Narrow(torch.nn.Module):
+    """A backbone of one size."""
+
+    def __init__(self, state_shape, condition_dim):
+        super().__init__()
+        self.layer = torch.nn.Linear(*state_shape, *state_shape)
+
+    def forward(self, x, t, condition):
+        return self.layer(x)
+
+
+def test_a_learning_curve_trains_on_shares_of_the_training_conditions(double, adata, tmp_path):
+    table = module.compare(adata, ["mlp/pca"], split="unseen_combination", budget_steps=5, learning_curve=(0.3, 0.6), out=tmp_path, **FAST)
+    curve = table.learning_curve
+    assert set(curve["share"]) == {0.3, 0.6, 1.0} and {"mlp/pca", "additive", "split_half"} <= set(curve["method"])
+    of_model = curve[(curve["method"] == "mlp/pca") & (curve["metric"] == "mse")].sort_values("conditions")
+    assert of_model["conditions"].is_monotonic_increasing and of_model["conditions"].nunique() == 3
+    assert of_model["value"].iloc[0] > of_model["value"].iloc[-1]  # singles that were not met cannot be added up
+    ceiling = curve[(curve["method"] == "split_half") & (curve["metric"] == "mse")]["value"]
+    assert ceiling.nunique() == 1  # the same held-out conditions, whatever is trained on
+    assert set(table.rows["method"]) == set(module.Table.load(tmp_path).rows["method"]) and len(table.costs) == 1
+    assert len(module.Table.load(tmp_path).learning_curve) == len(curve)
 
 
 def test_the_same_split_file_serves_again(double, adata, tmp_path):

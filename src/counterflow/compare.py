@@ -16,14 +16,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
+from counterflow.budget import Budget, width_for
 from counterflow.data.schema import Setup, declare, setup_of
-from counterflow.data.split_file import Keys, Split, data_hash
+from counterflow.data.split_file import SEPARATOR, Keys, Split, condition_table, data_hash
 from counterflow.data.splits import SPLITS, build_split
 from counterflow.errors import ConfigError, CounterflowError, near
 from counterflow.evaluate.baselines import applicable
 from counterflow.evaluate.evaluate import HEADLINE, evaluate
+from counterflow.evaluate.examples import Examples
 from counterflow.evaluate.report import write_report
 from counterflow.evaluate.table import Table, concat
 from counterflow.model import CounterFlow
@@ -32,41 +35,57 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 SPLIT_COLUMN = "counterflow_split"
-DEFAULT_STEPS = 2000
-PROBE_STEPS = (10, 40)  # two short trainings tell what a step costs
 BASELINES_FILE = "baselines"
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What every model may spend: optimiser steps, or processor seconds of training."""
-
-    steps: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps is not None and self.seconds is not None:
-            raise ConfigError("give budget_steps or budget_seconds, not both: models are compared under one budget")
-        if self.steps is None and self.seconds is None:
-            object.__setattr__(self, "steps", DEFAULT_STEPS)
-        if (self.steps or self.seconds or 0) <= 0:
-            raise ConfigError(f"the budget must be positive; got {self}")
-
-    def __str__(self) -> str:
-        return f"{self.steps} optimiser steps" if self.steps is not None else f"{self.seconds:g} processor seconds of training"
-
-
-@dataclass(frozen=True)
 class Task:
-    """One model and seed to train."""
+    """One model and seed to train, on a share of the training conditions."""
 
     model: str
     seed: int
+    share: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.model} seed {self.seed}" + (f" on {self.share:.0%} of the training conditions" if self.share < 1 else "")
 
     @property
     def file(self) -> str:
         """Stem of its row file."""
-        return "".join(c if c.isalnum() or c in "-_." else "-" for c in self.model) + f"-seed{self.seed}"
+        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in self.model)
+        return f"{name}-seed{self.seed}" + (f"-share{self.share:g}" if self.share < 1 else "")
+
+    def part_of(self, adata: AnnData) -> AnnData:
+        """`adata` with its share of the training conditions; the others are set aside as ``val``, of which nothing is fitted."""
+        if self.share == 1:
+            return adata
+        part = adata.copy()
+        names, chosen = _training_conditions(adata)
+        keep = set(np.random.default_rng(self.seed).permutation(chosen)[: max(2, round(self.share * len(chosen)))])
+        part.obs.loc[names.isin(set(chosen) - keep) & (part.obs[SPLIT_COLUMN] == "train"), SPLIT_COLUMN] = "val"
+        return part
+
+
+def _training_conditions(adata: AnnData) -> tuple[pd.Series, list[str]]:
+    """What was done to each cell and in which context, as one name (empty for controls); and the names met in training."""
+    setup = setup_of(adata)
+    table = condition_table(adata.obs, _keys(setup))
+    columns = [name for name in ("perturbation", "dose", "time", "context") if name in table]
+    names = table[columns].astype(str).agg(SEPARATOR.join, axis=1).where(~table["is_control"], "").set_axis(adata.obs_names)
+    return names, sorted(set(names[(adata.obs[SPLIT_COLUMN] == "train").to_numpy()]) - {""})
+
+
+def _curve(whole: Table, parts: Mapping[Task, Table], adata: AnnData) -> pd.DataFrame:
+    """Means over the held-out conditions against the number of training conditions."""
+    if not parts:
+        return pd.DataFrame()
+    n = len(_training_conditions(adata)[1])
+    blocks = []
+    for share, table in [(1.0, whole), *((task.share, part) for task, part in parts.items())]:
+        rows = table.rows[(table.rows["seed"] == 0) & table.rows["metric"].isin(table.metrics)]
+        means = rows.groupby(["method", "kind", "metric"], sort=False, as_index=False)["value"].mean()
+        blocks.append(means.assign(share=share, conditions=n if share == 1 else max(2, round(share * n))))
+    return pd.concat(blocks, ignore_index=True).drop_duplicates(["method", "metric", "share"], ignore_index=True)
 
 
 def compare(
@@ -77,6 +96,8 @@ def compare(
     seeds: int = 1,
     budget_steps: int | None = None,
     budget_seconds: float | None = None,
+    budget_parameters: int | None = None,
+    learning_curve: Sequence[float] = (),
     out: str | os.PathLike[str],
     model_options: Mapping[str, Any] | None = None,
     train_options: Mapping[str, Any] | None = None,
@@ -99,7 +120,11 @@ def compare(
     seeds
         Trainings of every model; the table shows their mean.
     budget_steps, budget_seconds
-        Optimiser steps, or processor seconds, that every model is trained for. Default: 2,000 steps.
+        Optimiser steps, or processor seconds, that every model is trained for. Default: 600 steps.
+    budget_parameters
+        Set the width of every backbone so that it has about this many parameters. Default: the sizes as they come.
+    learning_curve
+        Shares of the training conditions, such as ``(0.25, 0.5)``, on which everything is trained again (seed 0).
     out
         Directory of the results: ``table.csv`` (long), ``summary.md``, ``summary.json``, ``split.json``, ``report.html``, and ``rows/``
         with what is finished.
@@ -124,7 +149,7 @@ def compare(
     A perturbation that a model knows nothing about gets the mean effect (``on_unknown="mean"``), as the baselines give it. A model that
     cannot be trained is named in the notes of the table; the others go on.
     """
-    budget = Budget(budget_steps, budget_seconds)
+    budget = Budget(budget_steps, budget_seconds, budget_parameters)
     model_options, train_options = dict(model_options or {}), dict(train_options or {})
     for name in models:
         _backbone_and_space(name)
@@ -153,18 +178,22 @@ def compare(
         watch.say("scoring the simple baselines")
         _keep(path, BASELINES_FILE, evaluate({}, held_out, baselines=applicable(held_out), progress=watch.detail, **how))
     tasks = [Task(model, seed) for seed in range(seeds) for model in models]
+    tasks += [Task(model, 0, share) for share in learning_curve for model in [*models, BASELINES_FILE]]
     left = [task for task in tasks if not _finished(path, task.file)]
     failed = []
     for i, task in enumerate(left):
-        watch.start(f"{task.model} seed {task.seed}", i, len(left))
+        watch.start(str(task), i, len(left))
         try:
-            _keep(path, task.file, _train_and_score(held_out, task, budget, model_options, train_options, how))
+            _keep(path, task.file, _train_and_score(task.part_of(held_out), task, budget, model_options, train_options, how))
         except CounterflowError as error:
-            failed.append(f"{task.model} (seed {task.seed}) failed: {str(error).splitlines()[0]}")
+            failed.append(f"{task} failed: {str(error).splitlines()[0]}")
             watch.say(failed[-1])
-    table = concat(Table.load(path / "rows" / name) for name in [*(t.file for t in tasks), BASELINES_FILE] if _finished(path, name))
+    whole = [BASELINES_FILE, *(task.file for task in tasks if task.share == 1)]
+    done = {name: Table.load(path / "rows" / name) for name in [*whole[1:], whole[0], *(t.file for t in tasks)] if _finished(path, name)}
+    table = concat(done[name] for name in [*whole[1:], whole[0]] if name in done)
     notes = (f"Budget of every model: {budget}. Unknown perturbations get the mean effect.", *table.notes, *failed)
-    table = replace(table, notes=notes)
+    parts = {task: done[task.file] for task in tasks if task.share < 1 and task.file in done}
+    table = replace(table, notes=notes, learning_curve=_curve(table, parts, held_out))
     table.save(path)
     write_report(table, path / "report.html", title=f"Comparison: {dataset or 'held-out conditions'}")
     watch.say(f"done: {path / 'summary.md'}")
@@ -185,31 +214,34 @@ class WithMean:
 def _train_and_score(
     adata: AnnData, task: Task, budget: Budget, model_options: dict[str, Any], train_options: dict[str, Any], how: dict[str, Any]
 ) -> Table:
-    def build() -> CounterFlow:
-        backbone, space = _backbone_and_space(task.model)
-        return CounterFlow(adata, **{"backbone": backbone, "space": space, "seed": task.seed, **model_options})
-
-    options = {"progress": False, **train_options}
-    steps = budget.steps if budget.steps is not None else _steps_within(build, float(budget.seconds or 0), options)
-    model = build()
+    if task.model == BASELINES_FILE:
+        return evaluate({}, adata, baselines=applicable(adata), **how)
+    backbone, space = _backbone_and_space(task.model)
+    options = {"backbone": backbone, "space": space, "seed": task.seed, **model_options}
+    model = CounterFlow(adata, **options)
+    if budget.parameters is not None:
+        width = width_for(budget.parameters, model)
+        model = CounterFlow(adata, **options | {"backbone_kwargs": {**(options.get("backbone_kwargs") or {}), "width": width}})
     started, wall = time.process_time(), time.monotonic()
-    model.train(max_steps=steps, **options)
+    model.train(max_steps=budget.steps, max_seconds=budget.seconds, **{"progress": False, **train_options})
     trained, trained_wall = time.process_time() - started, time.monotonic() - wall
     started = time.process_time()
     table = evaluate({task.model: WithMean(model)}, adata, baselines=(), **how)
     cost = {
         "method": task.model,
         "seed": task.seed,
-        "steps": steps,
+        "steps": model.n_steps_trained,
         "train_cpu_s": round(trained, 1),
         "train_wall_s": round(trained_wall, 1),
         "score_cpu_s": round(time.process_time() - started, 1),
         "parameters": sum(p.numel() for p in model.module.parameters()),
+        "backbone_parameters": sum(p.numel() for p in model.module.backbone.parameters()),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "function_evaluations": function_evaluations(model),
     }
     rows = table.rows[table.rows["method"] == task.model].assign(seed=task.seed)
-    return Table(rows, table.self_test, pd.DataFrame([cost]), table.notes)
+    shown = Examples() if task.seed or task.share < 1 else table.examples
+    return Table(rows, table.self_test, pd.DataFrame([cost]), table.notes, shown)
 
 
 def function_evaluations(model: CounterFlow) -> int:
@@ -227,19 +259,6 @@ def function_evaluations(model: CounterFlow) -> int:
     finally:
         handle.remove()
     return len(calls)
-
-
-def _steps_within(build: Any, seconds: float, options: dict[str, Any]) -> int:
-    """Optimiser steps that take this many processor seconds, from what two short trainings took."""
-    took = []
-    for steps in PROBE_STEPS:
-        model = build()
-        started = time.process_time()
-        model.train(max_steps=steps, **options)
-        took.append(time.process_time() - started)
-    per_step = max((took[1] - took[0]) / (PROBE_STEPS[1] - PROBE_STEPS[0]), 1e-4)
-    fixed = max(took[0] - PROBE_STEPS[0] * per_step, 0.0)
-    return max(1, int((seconds - fixed) / per_step))
 
 
 def _backbone_and_space(name: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time as time_module
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,7 @@ class CounterFlow:
         self.config = resolve(options | {"space": space if isinstance(space, str) else "latent"})
         self.history: list[dict[str, float]] = []
         self.is_trained = False
+        self.n_steps_trained = 0
         self.rule: AdditiveRule | None = None
         self.flow_weight: dict[str, float] = {}
         self.adata = adata
@@ -210,6 +212,7 @@ class CounterFlow:
         early_stopping: bool = False,
         resume_from: str | os.PathLike[str] | None = None,
         *,
+        max_seconds: float | None = None,
         set_size: int = 64,
         run_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
@@ -222,6 +225,9 @@ class CounterFlow:
         ----------
         max_epochs, max_steps
             Length; an epoch is as many steps as it takes to see as many cells as there are. Default: 600 steps.
+        max_seconds
+            Length in processor seconds, over all of what is fitted: a few steps are timed and `n_steps_trained` is set from that, at least
+            1, so that the same number given as `max_steps` repeats the fit.
         lr, weight_decay
             Of AdamW, after a linear warm-up, decayed by a cosine.
         batch_size, set_size
@@ -242,10 +248,13 @@ class CounterFlow:
         for name, value in {"max_epochs": max_epochs, "max_steps": max_steps, "batch_size": batch_size, "set_size": set_size}.items():
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value}: must be at least 1")
+        if max_seconds is not None and (max_steps is not None or max_epochs is not None or max_seconds <= 0):
+            raise ConfigError(f"max_seconds={max_seconds:g} must be positive, and max_steps and max_epochs left out: the time decides")
         if lr <= 0 or weight_decay < 0:
             raise ConfigError(f"lr={lr:g} must be positive and weight_decay={weight_decay:g} must not be negative")
         if early_stopping and not self._validation_rows().any():
             raise ConfigError("early_stopping=True needs cells to watch: mark some perturbed cells 'val' in the column of split_key")
+        started = time_module.process_time()
         seed, cells = self.config["seed"], self._train_cells
         self.space.fit(cells.counts, cells.library, seed=seed)
         states = states_of(cells, self.space)
@@ -262,6 +271,10 @@ class CounterFlow:
         recipe = Recipe(
             lambda seen: self.build_module(order, seen), self.setup, self.vocabulary, self.config["anchor"] == "additive", plan, options
         )
+        if max_seconds is not None:
+            left = max_seconds - (time_module.process_time() - started)
+            recipe = replace(recipe, plan=plan | {"stop": recipe.steps_within(left, cells, states)})
+        self.n_steps_trained = recipe.plan["stop"]
         files = {"early_stopping": early_stopping, "run_dir": run_dir, "resume_from": resume_from, "callbacks": callbacks}
         self.module, self.rule, self.history = recipe.fit(cells, states, self._validation_cells(), **files)
         self.flow_weight = recipe.weights(cells, states) if self.rule is not None else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from counterflow.types import ConditionSpec
 
 States = Callable[[np.ndarray], Tensor]
 _VALIDATION_STEPS = 8
+_TIMED_STEPS, _TIMED_SHARE = 40, 0.05
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class Recipe:
             watched = training_steps(*validation, self.vocabulary, rule, self.setup, anchors=False, **plan)
         history = training.fit(module, steps, watched, **self.options, **files)
         return module.cpu().eval(), rule, history
+
+    def steps_within(self, seconds: float, cells: Screen, states: States) -> int:
+        """Optimiser steps of each fit that take this many processor seconds in all, from what a few of them take; at least 1."""
+        from counterflow.training import Stopwatch
+
+        started = time.process_time()
+        watch = Stopwatch(_TIMED_SHARE * seconds)
+        replace(self, plan=self.plan | {"start": 0, "stop": _TIMED_STEPS}).fit(cells, states, callbacks=[watch])
+        n_fits = 1 + (sum(1 for _ in folds(cells, self.vocabulary.generalises, self.plan["seed"])) if self.anchored else 0)
+        return max(1, int((seconds - (time.process_time() - started)) / (n_fits * watch.per_step())))
 
     def weights(self, cells: Screen, states: States) -> dict[str, float]:
         """How far the flow is trusted beyond the rule, per kind of generalisation: fits on less, judged on what was left out."""

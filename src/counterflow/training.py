@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
@@ -193,6 +195,23 @@ class History(L.Callback):
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = {name: float(value) for name, value in trainer.callback_metrics.items()}
             self.rows.append({"step": float(trainer.global_step), **values})
+
+
+class Stopwatch(L.Callback):
+    """Times optimiser steps in processor seconds, everything around them included, and stops when these are used up (after two steps)."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Note the time."""
+        self.ends.append(time.process_time())
+        trainer.should_stop = len(self.ends) > 2 and self.ends[-1] - self.ends[0] > self.seconds
+
+    def per_step(self) -> float:
+        """The median over the steps but the first, which also warms up."""
+        return float(np.median(np.diff(self.ends)))
 
 
 def _is_watched() -> bool:

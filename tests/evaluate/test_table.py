@@ -101,3 +101,27 @@ def test_the_report_is_one_file_with_the_verdict_first_and_nothing_from_outside(
     for outside in ("src=", "<link", "@import", 'href="http'):
         assert outside not in text
     assert text.count("<svg") >= 2
+
+
+def test_few_conditions_get_no_recommendation_whatever_the_scores():
+    few = np.linspace(1, 2, 5)
+    text = long({"net": few * 0.5, "mean": few, "control": few * 2}).verdict("net")
+    assert text.startswith("TOO FEW CONDITIONS TO TELL (5)") and "USE IT" not in text
+
+
+def test_strong_and_weak_thirds_are_shown_apart():
+    table = long({"net": np.arange(9.0), "mean": np.ones(9), "split_half": np.zeros(9)})
+    table.rows["third"] = np.tile(np.repeat(["weak", "middle", "strong"], 3), 3)
+    thirds = table.by_effect_size(["mse"]).set_index(["third", "method"])
+    assert thirds.loc[("weak", "net"), "mse"] == 1 and thirds.loc[("strong", "net"), "mse"] == 7
+    assert (thirds["conditions"] == 3).all()
+    assert "| strong (3) | net | 7.000 |" in table.to_markdown()
+    assert "By size of the real effect" not in long({"net": [1.0], "mean": [1.0]}).to_markdown()
+
+
+def test_the_spread_over_trainings_is_of_their_means():
+    first, second = long({"net": [1.0, 3.0], "mean": [1.0, 1.0]}), long({"net": [3.0, 5.0]})
+    both = concat([first, Table(second.rows.assign(seed=1))])
+    row = both.summary().set_index("method").loc["net"]
+    assert row["value"] == 3 and row["seed_sd"] == pytest.approx(np.std([2, 4], ddof=1))
+    assert np.isnan(both.summary().set_index("method").loc["mean", "seed_sd"])

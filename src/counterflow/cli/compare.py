@@ -27,10 +27,12 @@ def parser() -> VerbParser:
     verb.option("models", str | list[str], "mlp/pca", "backbone/space[/conditioning], separated by commas")
     verb.option("seeds", int, 1, "fits of each model, with seeds 0, 1, ...")
     verb.option("budget.steps", int | None, None, "training steps of each fit")
-    verb.option("budget.seconds", float | None, None, "training seconds of each fit")
+    verb.option("budget.seconds", float | None, None, "processor seconds of each fit")
+    verb.option("budget.parameters", int | None, None, "make every backbone about this large")
+    verb.option("learning_curve", list[float], [], "shares of the training conditions to fit on again, e.g. [0.25,0.5]")
     verb.option("out", str | None, None, "where to put the table")
     verb.call("model", CounterFlow.__init__, skip=("backbone", "space", "seed"))
-    verb.call("train", CounterFlow.train, skip=("run_dir", "resume_from", "progress", "max_steps", "max_epochs"))
+    verb.call("train", CounterFlow.train, skip=("run_dir", "resume_from", "progress", "max_steps", "max_seconds", "max_epochs"))
     return verb
 
 
@@ -41,6 +43,8 @@ def run(argv: Sequence[str]) -> None:
         raise ConfigError("--out DIR must be given: where to put the table")
     if options.budget.steps is not None and options.budget.seconds is not None:
         raise ConfigError("--budget.steps and --budget.seconds exclude each other: give one of them")
+    if not all(0 < share < 1 for share in options.learning_curve):
+        raise ConfigError(f"--learning_curve {options.learning_curve}: shares of the training conditions, between 0 and 1")
     if options.seeds < 1:
         raise ConfigError(f"--seeds {options.seeds}: at least one fit of each model")
     options.split_seed = options.seed if options.split_seed is None else options.split_seed
@@ -59,7 +63,8 @@ def run(argv: Sequence[str]) -> None:
 
     table = compare(
         adata, model_names(options.models), split=split, seeds=options.seeds, budget_steps=options.budget.steps,
-        budget_seconds=options.budget.seconds, out=options.out, model_options=_given(parser(), options, "model"),
+        budget_seconds=options.budget.seconds, budget_parameters=options.budget.parameters,
+        learning_curve=options.learning_curve, out=options.out, model_options=_given(parser(), options, "model"),
         train_options=_given(parser(), options, "train"), progress=not (terminal.quiet or terminal.as_json),
     )  # fmt: skip
     print_scores(table, terminal)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from counterflow.data.screen import gene_positions
 from counterflow.errors import ConfigError, DataError, near
 from counterflow.evaluate.baselines import BASELINES
+from counterflow.evaluate.examples import Examples, chosen_units, example
 from counterflow.evaluate.metrics import METRICS
-from counterflow.evaluate.scoring import CEILING, DIAGNOSTICS, SLOW, UnitScores, rank_scores, score_unit, self_test
+from counterflow.evaluate.scoring import CEILING, DIAGNOSTICS, REPLICATE, SLOW, UnitScores, rank_scores, score_unit, self_test
 from counterflow.evaluate.table import Table
 from counterflow.evaluate.truth import Truth, Unit, read_truth
 
@@ -92,6 +93,8 @@ def evaluate(
     if len(genes) < len(truth.screen.genes):
         truth = truth.on_genes(genes, seed)
     scored: dict[int, UnitScores] = {}
+    shown = {unit.number for unit in chosen_units(truth)}
+    examples = []
     classified = set(np.linspace(0, len(truth.units) - 1, min(MOST_CLASSIFIED, len(truth.units))).round().astype(int).tolist())
     for unit in truth.units:
         if progress is not None:
@@ -100,13 +103,15 @@ def evaluate(
         cells = {name: _expression(prediction, genes) for name, prediction in predicted.items()}
         wanted = [metric for metric in metrics if metric not in SLOW or unit.number in classified]
         scored[unit.number] = score_unit(truth, unit, cells, wanted, n_halvings, seed)
-    kinds = dict.fromkeys(predictors, "model") | dict.fromkeys(trained, "baseline") | {CEILING: "ceiling"}
+        if unit.number in shown:
+            examples.append(example(truth, unit, cells, seed, dataset=dataset, split=split))
+    kinds = dict.fromkeys(predictors, "model") | dict.fromkeys(trained, "baseline") | {CEILING: "ceiling", REPLICATE: "ceiling"}
     rows = _long(truth, scored, rank_scores(truth, scored, metrics), kinds, metrics)
-    rows.insert(0, "seed", seed)
-    rows.insert(0, "split", split)
-    rows.insert(0, "dataset", dataset)
+    for name, value in (("seed", seed), ("split", split), ("dataset", dataset)):
+        rows.insert(0, name, value)
     where = " ".join(filter(None, (dataset, split))) or "this table"
-    return Table(rows, {where: self_test(truth, n_halvings, seed)}, notes=_notes(truth, genes, adata.n_vars))
+    notes = _notes(truth, genes, adata.n_vars, len(classified) if set(SLOW) & set(metrics) else len(truth.units))
+    return Table(rows, {where: self_test(truth, n_halvings, seed)}, notes=notes, examples=Examples.concat(examples))
 
 
 def _check_names(predictors: Mapping[str, Predictor], metrics: Sequence[str], baselines: Sequence[str]) -> None:
@@ -116,7 +121,7 @@ def _check_names(predictors: Mapping[str, Predictor], metrics: Sequence[str], ba
     for name in baselines:
         if name not in BASELINES:
             raise ConfigError(f"no baseline is called {name!r}: {near(name, BASELINES)}")
-    taken = sorted({CEILING, *ALWAYS, *baselines} & set(predictors))
+    taken = sorted({CEILING, REPLICATE, *ALWAYS, *baselines} & set(predictors))
     if taken:
         raise ConfigError(f"{taken[0]!r} is the name of a reference row: give your predictor another name")
 
@@ -183,8 +188,10 @@ def _thirds(sizes: list[float]) -> list[str]:
     return [("weak", "middle", "strong")[i] for i in position]
 
 
-def _notes(truth: Truth, genes: list[str], n_vars: int) -> tuple[str, ...]:
+def _notes(truth: Truth, genes: list[str], n_vars: int, classified: int) -> tuple[str, ...]:
     notes = []
+    if classified < len(truth.units):
+        notes.append(f"Classifiers (c2st) were trained for {classified} of the {len(truth.units)} conditions, evenly chosen.")
     if truth.skipped:
         notes.append(f"Left out, too few cells: {', '.join(truth.skipped)}.")
     if len(genes) < n_vars:

@@ -10,15 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from counterflow.evaluate.plots import (
+    dot_plot,
+    example_cells,
+    example_effects,
+    example_genes,
+    example_names,
+    learning_curve,
+    scatter,
+    shown_methods,
+)  # fmt: skip
 from counterflow.evaluate.scoring import CEILING
-from counterflow.evaluate.table import BASELINE, UNIT, Table, arrow, badness, self_test_text
+from counterflow.evaluate.table import BASELINE, UNIT, Table, arrow, self_test_text
 from counterflow.evaluate.verdict import headline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_CONDITIONS = 400  # rows of the table of conditions; the CSV beside the report has all
-THIRD_COLOURS = {"weak": "#b9c7d6", "middle": "#5b8db8", "strong": "#123a5e", "all": "#5b8db8"}
 
 
 def write_report(table: Table, file: str | os.PathLike[str], *, title: str = "Comparison on held-out conditions") -> None:
@@ -38,61 +47,14 @@ def write_report(table: Table, file: str | os.PathLike[str], *, title: str = "Co
         rows=_cells(table),
         costs=table.costs.to_dict("records"),
         conditions=_conditions(table, metrics),
+        thirds=_thirds(table, metrics),
+        examples=_examples(table, metrics),
+        curves=[(metric, _svg(learning_curve(table, metric))) for metric in metrics] if len(table.learning_curve) else [],
         metrics=metrics,
         self_tests=[(name, self_test_text(values)) for name, values in table.self_test.items()],
         notes=table.notes,
     )
     Path(file).write_text(text, encoding="utf-8")
-
-
-def dot_plot(table: Table, summary: pd.DataFrame) -> Figure:
-    """S of every method, one panel per metric: the mean baseline at 0, the ceiling at 1."""
-    from matplotlib.figure import Figure
-
-    metrics = list(dict.fromkeys(summary["metric"]))
-    methods = [name for name in dict.fromkeys(table.rows["method"]) if name != CEILING][::-1]
-    figure = Figure(figsize=(2.1 * len(metrics) + 1.6, 0.26 * len(methods) + 1.1), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, len(metrics), sharey=True))
-    for axis, metric in zip(axes, metrics, strict=True):
-        score = summary[summary["metric"] == metric].set_index("method")["S"].reindex(methods)
-        shown = score.clip(-1, 1.5)
-        colours = ["#c8501e" if name in table.models else "#7a8793" for name in methods]
-        axis.axvline(0, color="#999", lw=0.8)
-        axis.axvline(1, color="#2c7a4b", lw=0.8, ls="--")
-        axis.scatter(shown, range(len(methods)), c=colours, s=26, zorder=3)
-        for y, (value, at) in enumerate(zip(score, shown, strict=True)):
-            if np.isfinite(value) and value != at:
-                axis.annotate(f"{value:.1f}", (at, y), textcoords="offset points", xytext=(7, -3) if at < 0 else (-22, -3), fontsize=6)
-        axis.set(xlim=(-1.15, 1.65), title=metric, yticks=range(len(methods)), yticklabels=methods)
-        axis.title.set_fontsize(8)
-        axis.tick_params(labelsize=7)
-        axis.grid(axis="y", color="#eee", lw=0.6)
-    figure.supxlabel("S: 0 = one generic response, 1 = repeating the experiment (dots beyond the frame carry their value)", fontsize=7)
-    return figure
-
-
-def scatter(table: Table, metric: str) -> Figure:
-    """Every held-out condition: a model against the best simple baseline, coloured by the size of the real effect."""
-    from matplotlib.figure import Figure
-
-    best, wide = table.best_baseline(metric), table.per_condition(metric)
-    figure = Figure(figsize=(2.6 * max(1, len(table.models)), 2.7), layout="constrained")
-    third = table.rows.drop_duplicates(UNIT).set_index(UNIT)["third"]
-    for axis, model in zip(np.atleast_1d(figure.subplots(1, max(1, len(table.models)), squeeze=True)), table.models, strict=True):
-        if best is None or model not in wide:
-            axis.set_axis_off()
-            continue
-        both = wide[[best, model]].dropna()
-        colours = [THIRD_COLOURS.get(str(third.get(unit)), "#5b8db8") for unit in both.index]
-        axis.scatter(both[best], both[model], c=colours, s=18, zorder=3)
-        lo, hi = float(np.nanmin(both.to_numpy(), initial=0)), float(np.nanmax(both.to_numpy(), initial=0.01))
-        axis.plot([lo, hi], [lo, hi], color="#999", lw=0.8)
-        axis.set_xlabel(f"{best} (best simple baseline)", fontsize=7)
-        axis.set_ylabel(model, fontsize=7)
-        won = (badness(metric, both[model].to_numpy()) < badness(metric, both[best].to_numpy())).mean() if len(both) else np.nan
-        axis.set_title(f"better in {won:.0%} of {len(both)}" if len(both) else "", fontsize=8)
-        axis.tick_params(labelsize=6)
-    return figure
 
 
 def _svg(figure: Figure) -> str:
@@ -124,9 +86,31 @@ def _cells(table: Table) -> list[dict[str, Any]]:
                 cells.append({"text": "n/a", "detail": "", "best": False})
                 continue
             detail = f"S {row['S']:.2f}" if np.isfinite(row["S"]) else ""
+            detail += f" ±{row['seed_sd']:.2g} over seeds" if np.isfinite(row["seed_sd"]) and row["seed_sd"] else ""
             detail += f" [{row['lo']:.3g}, {row['hi']:.3g}]" if np.isfinite(row["lo"]) else ""
             cells.append({"text": f"{row['value']:.3f}", "detail": detail, "best": bool(row["best_baseline"])})
         result.append({"method": method, "kind": kinds[method], "cells": cells})
+    return result
+
+
+def _examples(table: Table, metrics: list[str]) -> list[tuple[str, list[str]]]:
+    """Example condition -> its figures."""
+    methods = shown_methods(table, metrics[0]) if metrics else []
+    draw = (example_cells, example_effects, example_genes)
+    return [(name, [_svg(figure(table, name, methods)) for figure in draw]) for name in example_names(table)] if methods else []
+
+
+def _thirds(table: Table, metrics: list[str]) -> list[dict[str, Any]]:
+    """Strong, middle and weak effects apart: models, floor, the best simple baselines and the ceiling."""
+    thirds = table.by_effect_size(metrics)
+    if thirds.empty:
+        return []
+    shown = {*table.models, BASELINE, CEILING, *(table.best_baseline(metric) for metric in metrics)}
+    result = []
+    for row in thirds[thirds["method"].isin(shown)].to_dict("records"):
+        values = [f"{row[metric]:.3f}" if np.isfinite(row[metric]) else "n/a" for metric in metrics]
+        kind = "model" if row["method"] in table.models else ""
+        result.append({"third": f"{row['third']} ({row['conditions']})", "method": row["method"], "kind": kind, "values": values})
     return result
 
 
@@ -174,11 +158,22 @@ Red rows are models, the green row is the ceiling (one half of the real cells ag
 {% for row in rows %}<tr class="{{ row.kind }}"><td>{{ row.method }}</td>
 {% for c in row.cells %}<td{% if c.best %} class="best"{% endif %}>{{ c.text }}<small>{{ c.detail }}</small></td>{% endfor %}</tr>
 {% endfor %}</table></div>
+{% if thirds %}<h2>Strong and weak effects apart</h2>
+<p class="lead">Thirds of the conditions by the size of the real effect: a mean over all of them hides regimes.</p>
+<div class="wide"><table><tr><th>effect</th><th>method</th>{% for name in metrics %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in thirds %}<tr class="{{ row.kind }}"><td>{{ row.third }}</td><td>{{ row.method }}</td>
+{% for v in row['values'] %}<td>{{ v }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endif %}
 {% if costs %}<h2>Costs</h2><div class="wide"><table><tr>{% for key in costs[0] %}<th>{{ key }}</th>{% endfor %}</tr>
 {% for row in costs %}<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endif %}
 {% if scatters %}<h2>Condition by condition</h2>
 <p class="lead">Dark: the strongest third of the real effects. On the line a model is as good as the best simple baseline.</p>
 {% for metric, plot in scatters %}<h3>{{ metric }}</h3><div class="wide">{{ plot | safe }}</div>{% endfor %}{% endif %}
+{% for name, plots in examples %}<h2>Example: {{ name }}</h2>
+<p class="lead">Cells on the principal components of the control and real cells (means outlined); effects and log expression of the genes
+that really change most. Examples are the conditions of the strongest, middle and weakest real effect.</p>
+{% for plot in plots %}<div class="wide">{{ plot | safe }}</div>{% endfor %}{% endfor %}
+{% if curves %}<h2>How many training conditions it takes</h2>
+{% for metric, plot in curves %}<div class="wide">{{ plot | safe }}</div>{% endfor %}{% endif %}
 <details><summary>Every condition ({{ conditions | length }})</summary><div class="wide"><table>
 <tr><th>condition</th><th>effect</th><th>cells</th><th>stratum</th><th>method</th>
 {% for name in metrics %}<th>{{ name }}</th>{% endfor %}</tr>

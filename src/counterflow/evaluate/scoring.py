@@ -12,6 +12,8 @@ from counterflow.evaluate.metrics import compute, coverage, differential, energy
 from counterflow.evaluate.truth import Truth, Unit, project
 
 CEILING = "split_half"
+REPLICATE = "replicate"
+"""A ceiling for effects in which nothing is shared: each half of the perturbed cells is measured from its own half of the controls."""
 RANKED = ("predicted_effects", "predicted_means")  # metrics that need these look at all conditions of a context
 SLOW = {"c2st_gene": 200, "c2st_pca": 500}  # trained on at most this many cells, and on the first halving only
 MOST_COMPARED = 1000
@@ -24,13 +26,14 @@ class UnitScores:
     values: dict[str, dict[str, float]]  # row -> metric -> mean over halvings
     predicted: dict[str, NDArray]  # row -> [halvings x G]
     real: NDArray  # [halvings x G]: mean of the half that is the truth
+    replicate_real: NDArray  # [halvings x G]: the same for the replicate row, as if its half of the controls had the mean of all
     effect_size: float  # |d_Y| of all real cells, over the genes kept
     n_cells: int
     control: NDArray = field(repr=False)  # G
 
 
 def score_unit(truth: Truth, unit: Unit, cells: Mapping[str, NDArray], metrics: Sequence[str], n_halvings: int, seed: int) -> UnitScores:
-    """Score predicted `cells` (row -> m x G) of one unit. The ceiling, the other half of the real cells, is added here."""
+    """Score predicted `cells` (row -> m x G) of one unit. The ceilings, the other half of the real cells, are added here."""
     real, control = truth.log(unit.real), truth.log(truth.contexts[unit.context_code].sources)
     kept, origin = unit.kept, control.mean(0, dtype=np.float64)
     whole_mean = real.mean(0, dtype=np.float64)
@@ -43,7 +46,7 @@ def score_unit(truth: Truth, unit: Unit, cells: Mapping[str, NDArray], metrics: 
     wanted = [name for name in metrics if not set(needs(name)) & set(RANKED)]
     per_half: dict[str, list[dict[str, float]]] = {}
     predicted_means: dict[str, list[NDArray]] = {}
-    real_means = []
+    real_means, replicate_means = [], []
     for half in range(n_halvings):
         rng = np.random.default_rng([seed, unit.number, half])
         shuffled = rng.permutation(len(real))
@@ -67,14 +70,29 @@ def score_unit(truth: Truth, unit: Unit, cells: Mapping[str, NDArray], metrics: 
             scores = {metric: _score(metric, inputs, seed) for metric in wanted if half == 0 or metric not in SLOW}
             scores["effect_scale"] = effect_scale(mean[kept] - fixed["control_mean"], truth_side["real_mean"] - fixed["control_mean"])
             per_half.setdefault(name, []).append(scores)
+        mine, theirs = _origins(control, rng)
+        repeated, repeated_real = other.mean(0, dtype=np.float64) - mine + origin, real_means[-1] - theirs + origin
+        replicate_means.append(repeated_real)
+        predicted_means.setdefault(REPLICATE, []).append(repeated)
+        inputs = {**fixed, "predicted_mean": repeated[kept], "real_mean": repeated_real[kept]}
+        effects = [metric for metric in wanted if set(needs(metric)) <= inputs.keys() and "control_mean" in needs(metric)]
+        per_half.setdefault(REPLICATE, []).append({metric: _score(metric, inputs, seed) for metric in effects})
     return UnitScores(
         {name: _mean_over_halvings(of_row) for name, of_row in per_half.items()},
         {name: np.array(means) for name, means in predicted_means.items()},
         np.array(real_means),
+        np.array(replicate_means),
         float(np.linalg.norm((whole_mean - origin)[kept])),
         len(real),
         origin,
     )
+
+
+def _origins(control: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+    """Means of two disjoint random halves of the control cells."""
+    shuffled = rng.permutation(len(control))
+    half = len(control) // 2
+    return control[shuffled[:half]].mean(0, dtype=np.float64), control[shuffled[half:]].mean(0, dtype=np.float64)
 
 
 def _score(metric: str, inputs: Mapping[str, NDArray], seed: int) -> float:
@@ -121,7 +139,8 @@ def rank_scores(truth: Truth, scored: Mapping[int, UnitScores], metrics: Sequenc
             for half in range(n_halvings):
                 real = np.array([measured[c] for c in codes])
                 for unit in units:
-                    real[at[unit.number]] = scored[unit.number].real[half]
+                    of_unit = scored[unit.number]
+                    real[at[unit.number]] = (of_unit.replicate_real if row == REPLICATE else of_unit.real)[half]
                 predicted = real.copy()  # rows of conditions that are not tested are placeholders: their scores are not read
                 for unit in units:
                     predicted[at[unit.number]] = scored[unit.number].predicted[row][half]

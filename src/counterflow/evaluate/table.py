@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import numpy as np
 import pandas as pd
 
 from counterflow.errors import ConfigError, near
+from counterflow.evaluate.examples import Examples
 from counterflow.evaluate.metrics import METRICS
 from counterflow.evaluate.scoring import CEILING
 
 KEYS = ("dataset", "split", "seed", "method", "kind", "condition", "context", "stratum", "third", "n_cells", "metric", "value")
 UNIT = ["dataset", "split", "condition", "context"]
 FLOOR, BASELINE = "control", "mean"
+THIRDS = ("strong", "middle", "weak")  # by the length of the real effect
 N_BOOTSTRAP = 2000
+FEWEST_TESTED = 6  # conditions: with fewer, no outcome of a signed-rank test is below .05
 
 
 @dataclass
@@ -36,12 +39,18 @@ class Table:
         Method and seed -> processor seconds, parameters, peak memory, ... (filled by `compare`).
     notes
         What a reader has to know: units left out, budgets.
+    examples
+        Cells and effects of a few conditions, for plots.
+    learning_curve
+        Method, share and number of training conditions, metric -> value (filled by `compare`).
     """
 
     rows: pd.DataFrame
     self_test: dict[str, dict[str, float]] = field(default_factory=dict)
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)
     notes: tuple[str, ...] = ()
+    examples: Examples = field(default_factory=Examples)
+    learning_curve: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def metrics(self) -> list[str]:
@@ -65,7 +74,7 @@ class Table:
             if key not in self.rows:
                 raise ConfigError(f"the table has no column {key!r}: {near(key, self.rows.columns)}")
             keep &= (self.rows[key] == level).to_numpy()
-        return Table(self.rows[keep], self.self_test, self.costs, self.notes)
+        return replace(self, rows=self.rows[keep])
 
     def per_condition(self, metric: str) -> pd.DataFrame:
         """Units x methods; the mean over seeds."""
@@ -78,6 +87,7 @@ class Table:
 
         S = (m - b) / (r - b), with b = the `mean` baseline and r = the split-half ceiling: 0 is as good as one generic response, 1 as
         good as repeating the experiment. Where a metric has its good end at a number, distances to that number are compared.
+        ``seed_sd``: standard deviation over trainings of the mean over conditions.
         """
         blocks = [self._summary_of(metric) for metric in metrics or self.metrics]
         return pd.concat([block for block in blocks if len(block)], ignore_index=True)
@@ -90,17 +100,41 @@ class Table:
         mean = _nanmean(values)
         resampled = np.random.default_rng(0).integers(len(values), size=(N_BOOTSTRAP, len(values)))
         bootstrap = np.array([_nanmean(values[rows]) for rows in resampled])
-        lo, hi = np.nanpercentile(bootstrap, [2.5, 97.5], axis=0) if len(values) > 1 else (mean * np.nan, mean * np.nan)
+        lo, hi = np.full((2, len(mean)), np.nan)
+        known = np.isfinite(mean)
+        if len(values) > 1:
+            lo[known], hi[known] = np.nanpercentile(bootstrap[:, known], [2.5, 97.5], axis=0)
         out = pd.DataFrame({"metric": metric, "method": wide.columns, "value": mean, "lo": lo, "hi": hi, "n": np.isfinite(values).sum(0)})
         out["kind"] = out["method"].map(self.rows.drop_duplicates("method").set_index("method")["kind"])
         distance = dict(zip(out["method"], badness(metric, out["value"].to_numpy()), strict=True))
         b, r = distance.get(BASELINE, np.nan), distance.get(CEILING, np.nan)
         gap = r - b
-        out["S"] = [
-            (d - b) / gap + 0.0 if gap < -1e-9 and isinstance(METRICS[metric].better, str) else np.nan for d in distance.values()
-        ]  # no room between baseline and ceiling: no S
+        out["S"] = [(d - b) / gap + 0.0 if gap < -1e-9 else np.nan for d in distance.values()]  # no room between baseline and ceiling: no S
+        out["seed_sd"] = out["method"].map(self._over_seeds(metric))
         best = best_of(distance, self.baselines)
         out["best_baseline"] = out["method"] == best
+        return out
+
+    def _over_seeds(self, metric: str) -> dict[Any, float]:
+        """Standard deviation over trainings of a method's mean over conditions; nan for one training."""
+        of_metric = self.rows[self.rows["metric"] == metric]
+        means = of_metric.groupby([*UNIT, "method", "seed"])["value"].mean().groupby(["method", "seed"]).mean()
+        return means.groupby("method").std().to_dict()
+
+    def by_effect_size(self, metrics: Sequence[str]) -> pd.DataFrame:
+        """Means over the thirds of conditions with strong, middle and weak real effects: a mean over all conditions hides regimes.
+
+        One row per third and method, one column per metric, ``conditions`` their number; empty with fewer than three conditions.
+        """
+        chosen = self.rows[self.rows["metric"].isin(metrics) & self.rows["third"].isin(THIRDS)]
+        if chosen.empty:
+            return pd.DataFrame()
+        means = chosen.groupby(["third", "method", "metric"], sort=False)["value"].mean().unstack("metric")[list(metrics)]
+        number = chosen.drop_duplicates(UNIT)["third"].value_counts()
+        methods = list(dict.fromkeys(self.rows["method"]))
+        order = [(third, method) for third in THIRDS for method in methods if (third, method) in means.index]
+        out = means.loc[order].reset_index()
+        out.insert(1, "conditions", out["third"].map(number))
         return out
 
     def best_baseline(self, metric: str) -> str | None:
@@ -118,7 +152,7 @@ class Table:
             return {"baseline": best, "gain": float("nan"), "won": float("nan"), "p": float("nan"), "n": 0}
         both = wide[[best, method]].dropna()
         gain = badness(metric, both[best].to_numpy()) - badness(metric, both[method].to_numpy())
-        p = float(wilcoxon(gain).pvalue) if len(gain) >= 6 and np.any(gain) else float("nan")
+        p = float(wilcoxon(gain).pvalue) if len(gain) >= FEWEST_TESTED and np.any(gain) else float("nan")
         return {
             "baseline": best,
             "gain": float(gain.mean()) if len(gain) else float("nan"),
@@ -156,11 +190,31 @@ class Table:
         ]
         lines += [f"Self-test of the scoring PCA, {name}: {self_test_text(values)}." for name, values in self.self_test.items()]
         lines += [f"\n**{model}**: {self.verdict(model)}" for model in self.models]
+        lines += self._thirds_in_markdown()
         lines += ["", *self.notes] if self.notes else []
         return "\n".join(lines) + "\n"
 
+    def _thirds_in_markdown(self) -> list[str]:
+        """Strong and weak effects apart: models, the best simple baseline of each metric, and the ceiling."""
+        from counterflow.evaluate.verdict import headline
+
+        metrics = list(headline(self).values())
+        thirds = self.by_effect_size(metrics)
+        if thirds.empty or not self.models:
+            return []
+        shown = {*self.models, *(self.best_baseline(metric) for metric in metrics), CEILING}
+        lines = ["", "By size of the real effect (thirds of the conditions):", ""]
+        lines += [
+            "| effect | method | " + " | ".join(f"{name} {arrow(name)}" for name in metrics) + " |",
+            "|---" * (len(metrics) + 2) + "|",
+        ]
+        for row in thirds[thirds["method"].isin(shown) & (thirds["third"] != "middle")].to_dict("records"):
+            values = [f"{row[name]:.3f}" if np.isfinite(row[name]) else "n/a" for name in metrics]
+            lines.append(f"| {row['third']} ({row['conditions']}) | {row['method']} | " + " | ".join(values) + " |")
+        return lines
+
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write ``table.csv`` (long), ``summary.json`` and ``summary.md``."""
+        """Write ``table.csv`` (long), ``summary.json``, ``summary.md``, and the examples and learning curve, if there are any."""
         path = Path(directory)
         path.mkdir(parents=True, exist_ok=True)
         self.rows.to_csv(path / "table.csv", index=False, float_format="%.6g")
@@ -174,6 +228,9 @@ class Table:
         }
         (path / "summary.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         (path / "summary.md").write_text(self.to_markdown(), encoding="utf-8")
+        self.examples.save(path)
+        if len(self.learning_curve):
+            self.learning_curve.to_csv(path / "learning_curve.csv", index=False, float_format="%.6g")
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Table:
@@ -182,7 +239,15 @@ class Table:
         content = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         text = dict.fromkeys(("dataset", "split", "method", "kind", "condition", "context", "stratum", "third", "metric"), str)
         rows = pd.read_csv(path / "table.csv", dtype=text, keep_default_na=False, na_values={"value": [""]})
-        return cls(rows, content["self_test"], pd.DataFrame(content["costs"]), tuple(content["notes"]))
+        curve = path / "learning_curve.csv"
+        return cls(
+            rows,
+            content["self_test"],
+            pd.DataFrame(content["costs"]),
+            tuple(content["notes"]),
+            Examples.load(path),
+            pd.read_csv(curve) if curve.exists() else pd.DataFrame(),
+        )
 
     def _repr_markdown_(self) -> str:
         return self.to_markdown()
@@ -197,7 +262,8 @@ def concat(tables: Iterable[Table]) -> Table:
     rows = pd.concat([table.rows for table in tables], ignore_index=True).drop_duplicates(list(KEYS[:-1]), ignore_index=True)
     costs = [table.costs for table in tables if len(table.costs)]
     notes = tuple(dict.fromkeys(note for table in tables for note in table.notes))
-    return Table(rows, self_test, pd.concat(costs, ignore_index=True) if costs else pd.DataFrame(), notes)
+    spent = pd.concat(costs, ignore_index=True) if costs else pd.DataFrame()
+    return Table(rows, self_test, spent, notes, Examples.concat(table.examples for table in tables))
 
 
 def badness(metric: str, values: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ FEWEST_CELLS = 4  # real cells of a unit: two in each half
 MAX_SHARED_CONTROLS = 200  # with one context and no more controls than this, all are sources and none is fitted on
 N_COMPONENTS = 50
 MOST_FITTED = 20_000  # cells for the scoring PCA
+MOST_SOURCES = 1_000  # control cells of a context that predictions start from
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,8 @@ def _contexts(truth: Truth, seed: int) -> dict[int, Context]:
         if not len(others) and len(sources) > MAX_SHARED_CONTROLS:
             shuffled = rng.permutation(sources)
             sources, others = np.sort(shuffled[: len(sources) // 2]), shuffled[len(sources) // 2 :]
+        if len(sources) > MOST_SOURCES:  # those left over are not fitted on either: their context stays unknown to the PCA
+            sources = np.sort(rng.permutation(sources)[:MOST_SOURCES])
         fitted = np.concatenate([training, others])
         result[code] = Context(sources, _pca(truth, np.sort(rng.permutation(fitted)[:MOST_FITTED])))
     return result

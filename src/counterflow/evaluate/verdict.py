@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from counterflow.evaluate.table import FEWEST_TESTED
+
 if TYPE_CHECKING:
     from counterflow.evaluate.table import Table
 
@@ -34,15 +36,18 @@ def verdict(table: Table, method: str) -> str:
             said[outcome].append(text)
     wrong = faults(table, method)
     sentences = [f"{verb} the best simple baseline on " + ", ".join(found) + "." for verb, found in said.items() if found]
-    return " ".join(
-        [_lead(len(said["Better than"]), len(said["Not told apart from"]), len(said["Worse than"]), bool(wrong)), *wrong, *sentences]
-    )
+    numbers = [len(said[verb]) for verb in ("Better than", "Not told apart from", "Worse than")]
+    conditions = max((table.paired(method, metric)["n"] for metric in headline(table).values()), default=0)
+    return " ".join([_lead(*numbers, bool(wrong), conditions), *wrong, *sentences])
 
 
-def _lead(better: int, even: int, worse: int, faulty: bool) -> str:
+def _lead(better: int, even: int, worse: int, faulty: bool, conditions: int) -> str:
     asked = better + even + worse
     if not asked:
         return "NOTHING TO SAY: no headline metric could be computed."
+    if conditions < FEWEST_TESTED and not faulty:
+        found = f"it is ahead of the best simple baseline on {better} of {asked} questions and behind on {worse}"
+        return f"TOO FEW CONDITIONS TO TELL ({conditions}): {found}, and that may be chance. Hold out more, or several contexts in turn."
     if better and not worse and not faulty:
         return f"USE IT: it beats the best simple baseline on {better} of {asked} questions and loses on none."
     if better:

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
+from counterflow.spaces.quantiles import binomial_quantile, nb_quantile
+
 GAUSSIAN_STREAM, COUNT_STREAM = 0, 1  # the state's noise and the counts' noise of one cell have nothing in common
 ROWS_AT_ONCE = 512  # bounds the memory; no number depends on it
 
@@ -90,7 +92,7 @@ def transport(
     after = before.copy()
     for rows, uniform in _uniform_blocks(seed, cells, before.shape[1]):
         kept, gained = _kept_and_gained(mean_before[rows], mean_after[rows])
-        after[rows] = _binomial_quantile(uniform, before[rows], kept) + _nb_quantile(uniform, gained, dispersion)
+        after[rows] = binomial_quantile(uniform, before[rows], kept) + nb_quantile(uniform, gained, dispersion)
     return after
 
 
@@ -104,7 +106,7 @@ def draw_nb(mean: NDArray, dispersion: NDArray, seed: int, cells: NDArray[np.uin
     """Negative binomial counts [n, G] of new cells with these expected counts and inverse dispersions theta [G]."""
     drawn = np.empty(mean.shape, dtype=np.int32)
     for rows, uniform in _uniform_blocks(seed, cells, mean.shape[1]):
-        drawn[rows] = _nb_quantile(uniform, _expected(mean[rows]), dispersion)
+        drawn[rows] = nb_quantile(uniform, _expected(mean[rows]), dispersion)
     return drawn
 
 
@@ -156,27 +158,3 @@ def _uniform_blocks(seed: int, cells: NDArray[np.uint64], n_genes: int) -> Itera
         for row, generator in zip(uniform, cell_generators(seed, some, COUNT_STREAM), strict=True):
             generator.random(out=row)
         yield slice(start, start + len(some)), uniform
-
-
-def _binomial_quantile(uniform: NDArray, n: NDArray, kept: NDArray) -> NDArray[np.int32]:
-    from scipy.stats import binom
-
-    result = n.copy()
-    some = (n > 0) & (kept < 1)
-    result[some] = binom.ppf(uniform[some], n[some], kept[some])
-    return result
-
-
-def _nb_quantile(uniform: NDArray, mean: NDArray, dispersion: NDArray) -> NDArray[np.int32]:
-    from scipy.stats import nbinom, poisson
-
-    theta = np.broadcast_to(np.asarray(dispersion, dtype=np.float64), mean.shape)
-    poisson_like = np.isinf(theta)
-    finite = np.where(poisson_like, 1.0, theta)
-    none = np.exp(np.where(poisson_like, -mean, -finite * np.log1p(mean / finite)))  # probability of no count: nearly all genes stop here
-    result = np.zeros(mean.shape, dtype=np.int32)
-    some = (uniform > none) & ~poisson_like
-    result[some] = nbinom.ppf(uniform[some], theta[some], theta[some] / (theta[some] + mean[some]))
-    some = (uniform > none) & poisson_like
-    result[some] = poisson.ppf(uniform[some], mean[some])
-    return result
