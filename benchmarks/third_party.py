@@ -105,6 +105,18 @@ def ours(files: dict[str, Path], exclude: Callable[[np.ndarray, list[str], str],
     return result
 
 
+def mean_of(rows: list[dict], metric: str) -> float | None:
+    """Mean over the perturbations that were scored; None if none was."""
+    values = np.array([np.nan if row[metric] is None else row[metric] for row in rows], dtype=float)
+    return float(np.nanmean(values)) if np.isfinite(values).any() else None
+
+
+def perturbed_total(file: Path) -> float:
+    """Mean counts behind the logarithms of a perturbed cell: 10,000 where each cell was normalised by its own total."""
+    cells = anndata.read_h5ad(file)
+    return float(cells[cells.obs["target"] != CONTROL].X.expm1().sum(1, dtype=np.float64).mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default=sys.executable)
@@ -116,18 +128,18 @@ def main() -> None:
             for scorer, rows in score(options.python, kind, files, Path(folder) / "scored").items():
                 rows.sort(key=lambda row: row["perturbation"])
                 old = not scorer.startswith("cell-eval2")
-                means = {m: float(np.mean([v for row in rows if (v := row[m]) is not None])) for m in rows[0] if m != "perturbation"}
-                entry = {"perturbations": len(rows), "means": means}
+                entry = {"perturbations": len(rows), "means": {m: mean_of(rows, m) for m in rows[0] if m != "perturbation"}}
                 if kind == "lognorm":  # of counts each scorer makes profiles of its own
                     row_only, panel = (lambda g, _, own: g != own), (lambda g, all_, _: ~np.isin(g, all_))
                     mine = ours(files, row_only if old else panel, 1 if old else 0)
+                    entry["counts_per_cell"] = {name: perturbed_total(files[name]) for name in ("model", "real")}
                     entry["largest_difference_to_ours"] = {
                         name: float(np.abs(mine[name] - [row[(V1 if old else V2)[name]] for row in rows]).max()) for name in mine
                     }
                 written.setdefault(scorer, {})[kind] = entry
                 print(scorer, kind, json.dumps(entry, indent=1))
     known = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    options.out.write_text(json.dumps(known | written, indent=1) + "\n")
+    options.out.write_text(json.dumps(known | written, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":
