@@ -67,7 +67,7 @@ def to_cell_eval(
         ``lognorm`` or ``counts`` (predictors must then return ``layers["counts"]``).
     n_cells
         Predicted cells per condition, at most as many as there are controls. Default: as many as real ones, since tests of
-        differential expression call more genes the more cells there are.
+        differential expression call more genes the more cells there are. More cells make predicted means less noisy.
     seed
         Of the choice of control cells that predictions start from.
 
