@@ -296,6 +296,20 @@ def test_evaluate_restores_data_and_split(fitted, tmp_path, calls, capsys):
     assert json.loads(capsys.readouterr().out)["verdict"] == "mlp/pca ties."
 
 
+def test_evaluate_exports_for_scorers_written_by_others(fitted, tmp_path, calls, capsys):
+    from anndata import read_h5ad
+
+    assert main(["evaluate", str(fitted), "--out", str(tmp_path / "scores"), "--cell_eval", "counts", "--json"]) == 0
+    files = json.loads(capsys.readouterr().out)["cell_eval"]
+    assert len(files) == 2 and all(set(of_context) == {"real", "mlp/pca"} for of_context in files.values())
+    for of_context in files.values():
+        sides = [read_h5ad(path) for path in of_context.values()]
+        assert set(sides[0].obs["target"]) == set(sides[1].obs["target"]) > {"non-targeting"}
+        assert all(np.array_equal(side.X.data, np.rint(side.X.data)) for side in sides)
+    assert main(["evaluate", str(fitted), "--out", str(tmp_path / "scores"), "--cell_eval", "log"]) == 2
+    assert "'lognorm', 'counts'" in capsys.readouterr().err
+
+
 def test_evaluate_says_when_nothing_was_held_out(screen, tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["fit", screen, *SETUP, *SHORT, "--out", str(run), "--quiet"]) == 0

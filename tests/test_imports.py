@@ -29,6 +29,10 @@ def test_importing_the_package_imports_nothing_heavy():
     assert loaded_after("import counterflow") == []
 
 
+def test_a_room_with_lazy_names_imports_nothing_heavy():
+    assert loaded_after("import counterflow; dir(counterflow.evaluate)") == []
+
+
 def test_help_imports_nothing_heavy():
     code = """
 from counterflow.cli import main

@@ -13,7 +13,7 @@ from scipy import sparse
 from torch import Tensor
 
 from counterflow.data.schema import Setup
-from counterflow.data.screen import Screen, condition_label, describe
+from counterflow.data.screen import Screen, describe, write_condition
 from counterflow.errors import ConfigError, DataError
 from counterflow.flow.choose import choose
 from counterflow.flow.solvers import SOLVERS, last_step_euler
@@ -193,13 +193,7 @@ def to_anndata(
 def describe_rows(obs: pd.DataFrame, spec: ConditionSpec, setup: Setup, cells: Sequence[str], support: Sequence[str]) -> pd.DataFrame:
     """What every predicted cell carries: the obs of its control, its condition, source cell and support label."""
     out = obs.copy()
-    out[setup.perturbation_key] = condition_label(spec, setup)
-    if setup.dose_key is not None:
-        out[setup.dose_key] = (
-            setup.delimiter.join(f"{dose:g}" for dose in spec.doses) if len(set(spec.doses)) > 1 else (spec.doses or (0.0,))[0]
-        )
-    if setup.time_key is not None:
-        out[setup.time_key] = spec.time
+    write_condition(out, spec, setup)
     name = describe(spec, setup)
     if "condition" not in setup.obs_keys:  # the screen's own column stays what it is
         out["condition"] = name

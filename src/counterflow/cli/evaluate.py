@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from counterflow.cli.parser import VerbParser
 from counterflow.cli.screen import SPLIT_COLUMN, read_data
@@ -15,12 +15,14 @@ from counterflow.run import RunDirectory
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from jsonargparse import Namespace
 
     from counterflow.evaluate.table import Table
     from counterflow.model import CounterFlow
 
 EXAMPLE = """  counterflow evaluate runs/first --out runs/first/scores
-  counterflow evaluate runs/first screen.h5ad --subset val --out scores"""
+  counterflow evaluate runs/first screen.h5ad --subset val --out scores
+  counterflow evaluate runs/first --out scores --cell_eval lognorm"""
 
 SHOWN = ("pearson_delta", "mse", "pds_cosine", "energy")  # the columns of the table that verbs print; --out keeps all of them
 
@@ -35,6 +37,10 @@ def parser() -> VerbParser:
     verb.option("subset", str, "test", "the set to score on: test, or val while choosing")
     verb.option("seed", int, 0, "seed of the halves of real cells that are compared")
     verb.option("out", str | None, None, "where to put the table")
+    verb.option(
+        "cell_eval", Literal["lognorm", "counts"] | None, None,
+        "also write predicted and real cells to OUT/cell_eval, for the scorers cell-eval2 and cell-eval",
+    )  # fmt: skip
     return verb
 
 
@@ -55,11 +61,28 @@ def run(argv: Sequence[str]) -> None:
     with terminal.working("scoring"):
         table = score(model, adata, subset=options.subset, seed=options.seed, metrics=None)
     table.save(options.out)
+    exported = {}
+    if options.cell_eval is not None:
+        with terminal.working("exporting"):
+            exported = _export(model, adata, options)
     print_scores(table, terminal)
     terminal.say()
     terminal.say(table.verdict(row_name(model)))
     terminal.say(f"wrote {options.out}", style="bold")
-    terminal.result({"out": options.out, "verdict": table.verdict(row_name(model)), "summary": records(table)})
+    result = {"out": options.out, "verdict": table.verdict(row_name(model)), "summary": records(table)}
+    terminal.result(result | ({"cell_eval": exported} if exported else {}))
+
+
+def _export(model: CounterFlow, adata: AnnData, options: Namespace) -> dict[str, dict[str, str]]:
+    """Context -> (real, or the model's name) -> file for other scorers."""
+    from counterflow.compare import WithMean
+    from counterflow.evaluate.cell_eval import to_cell_eval
+
+    files = to_cell_eval(
+        {row_name(model): WithMean(model)}, adata, Path(options.out) / "cell_eval",
+        subset=options.subset, input_type=options.cell_eval, seed=options.seed,
+    )  # fmt: skip
+    return {context: {name: str(path) for name, path in of_name.items()} for context, of_name in files.items()}
 
 
 def _data_of(folder: RunDirectory) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
-
-from counterflow.data.matrix import TARGET_SUM
+from counterflow.data.matrix import log_normalised
 from counterflow.data.screen import Screen
 from counterflow.errors import ConfigError
 
@@ -20,10 +18,9 @@ def select_genes(cells: Screen, n_top_genes: int | None) -> tuple[str, ...]:
     import scanpy as sc
     from anndata import AnnData
 
-    values = cells.counts.multiply((TARGET_SUM / np.maximum(cells.library, 1.0))[:, None]).tocsr().astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adata = AnnData(values.log1p())
+        adata = AnnData(log_normalised(cells.counts, cells.library))
         sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes, flavor="seurat")
     perturbed = {part for spec in cells.conditions for part in spec.parts}
     keep = adata.var["highly_variable"].to_numpy()

@@ -143,6 +143,11 @@ def as_csr(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
     return csr
 
 
+def log_normalised(counts: sparse.csr_matrix, library: np.ndarray) -> sparse.csr_matrix:
+    """log1p of counts per 10,000 of the library (n x G, float32), the scale on which everything is scored; zeros stay zeros."""
+    return counts.multiply((TARGET_SUM / np.maximum(library, 1.0))[:, None]).tocsr().astype(np.float32).log1p()
+
+
 def counts_from_log1p(csr: sparse.csr_matrix, library: np.ndarray | None) -> sparse.csr_matrix:
     """Integer counts behind log1p-normalised values: the unit of a cell is one count.
 

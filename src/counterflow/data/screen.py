@@ -205,6 +205,16 @@ def condition_label(spec: ConditionSpec, setup: Setup) -> str:
     return setup.delimiter.join(spec.parts) if spec.parts else setup.control
 
 
+def write_condition(obs: pd.DataFrame, spec: ConditionSpec, setup: Setup) -> None:
+    """Put a condition into the declared columns of `obs` (changed in place), as `read_specs` reads it."""
+    obs[setup.perturbation_key] = condition_label(spec, setup)
+    if setup.dose_key is not None:
+        doses = setup.delimiter.join(f"{dose:g}" for dose in spec.doses) if len(set(spec.doses)) > 1 else (spec.doses or (0.0,))[0]
+        obs[setup.dose_key] = doses
+    if setup.time_key is not None:
+        obs[setup.time_key] = spec.time
+
+
 def describe(spec: ConditionSpec, setup: Setup) -> str:
     """The name of a condition with its dose and time, unique within a screen."""
     text = condition_label(spec, setup)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from counterflow.data.matrix import TARGET_SUM
+from counterflow.data.matrix import log_normalised
 from counterflow.data.schema import Setup, setup_of
 from counterflow.data.screen import Screen, describe, gene_positions, read_screen
 from counterflow.data.split_file import SEPARATOR
@@ -64,8 +64,7 @@ class Truth:
 
     def log(self, rows: NDArray) -> NDArray[np.float32]:
         """log1p of counts per 10,000 (dense) of the cells at these positions."""
-        scale = TARGET_SUM / np.maximum(self.screen.library[rows], 1.0)
-        return np.log1p(self.screen.counts[rows].multiply(scale[:, None]).toarray()).astype(np.float32)
+        return log_normalised(self.screen.counts[rows], self.screen.library[rows]).toarray()
 
     def mean(self, rows: NDArray) -> NDArray[np.float64]:
         """Mean log expression of the cells at these positions."""
@@ -110,7 +109,14 @@ class Truth:
 
 
 def read_truth(adata: AnnData, subset: str, seed: int) -> Truth:
-    """Read the held-out cells of `adata` (declared, with ``split_key``).
+    """Read the held-out cells of `adata` (see `read_units`), and fit the scoring PCA of every context."""
+    screen, setup, units, skipped = read_units(adata, subset)
+    truth = Truth(screen, setup, units, skipped, {})
+    return replace(truth, contexts=_contexts(truth, seed))
+
+
+def read_units(adata: AnnData, subset: str) -> tuple[Screen, Setup, tuple[Unit, ...], tuple[str, ...]]:
+    """What is held out in `adata` (declared, with ``split_key``): its units, and the names of those with too few cells.
 
     Raises
     ------
@@ -139,8 +145,7 @@ def read_truth(adata: AnnData, subset: str, seed: int) -> Truth:
         units.append(Unit(len(units), spec, label, name, context, request, rows, kept))
     if not units:
         raise DataError(f"every held-out condition has fewer than {FEWEST_CELLS} cells: there is nothing to score")
-    truth = Truth(screen, setup, tuple(units), tuple(skipped), {})
-    return replace(truth, contexts=_contexts(truth, seed))
+    return screen, setup, tuple(units), tuple(skipped)
 
 
 def _contexts(truth: Truth, seed: int) -> dict[int, Context]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from counterflow.data.matrix import TARGET_SUM
+from counterflow.data.matrix import TARGET_SUM, log_normalised
 from counterflow.spaces.counts import cell_seeds, fit_dispersion, transport
 
 N_CALIBRATION = 200  # cells that the strength of the count transport is found on
@@ -15,8 +15,7 @@ N_CORRECTIONS = 5
 
 def log_expression(counts: sparse.csr_matrix, library: NDArray) -> NDArray[np.float32]:
     """log1p of counts per 10,000 (dense, n x G): the scale on which everything is scored."""
-    scale = TARGET_SUM / np.maximum(library, 1.0)
-    return np.log1p(counts.multiply(scale[:, None]).toarray()).astype(np.float32)
+    return log_normalised(counts, library).toarray()
 
 
 def move_cells(expression: NDArray, effect: NDArray | None) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from counterflow.data.effects import AdditiveRule, MeanEffects, mean_effects
 from counterflow.data.schema import setup_of
-from counterflow.data.screen import Screen, condition_label, read_cells, read_screen, read_specs, requested
+from counterflow.data.screen import Screen, read_cells, read_screen, read_specs, requested, write_condition
 from counterflow.evaluate.baselines.cells import log_expression, move_cells, transport_cells
 from counterflow.types import ConditionSpec
 
@@ -109,7 +109,7 @@ class Rule:
                 rows = np.flatnonzero(cells.context == code)
                 expression[rows] = self.cells_of(spec, cells.contexts[code], cells.rows(rows))
             obs = adata.obs.iloc[positions].copy()
-            obs[self.setup.perturbation_key] = condition_label(spec, self.setup)
+            write_condition(obs, spec, self.setup)
             blocks.append(anndata.AnnData(sparse.csr_matrix(expression), obs=obs, var=adata.var.loc[list(self.genes)]))
         return anndata.concat(blocks, index_unique="-") if len(blocks) > 1 else blocks[0]
 
