@@ -181,6 +181,10 @@ class WithMean:
         """As `CounterFlow.predict`."""
         return self.model.predict(adata, conditions, on_unknown="mean")
 
+    def audit(self, adata: AnnData, subset: str = "test") -> str:
+        """As `CounterFlow.audit`."""
+        return self.model.audit(adata, subset, on_unknown="mean")
+
 
 def _train_and_score(
     adata: AnnData, task: Task, budget: Budget, model_options: dict[str, Any], train_options: dict[str, Any], how: dict[str, Any]
