@@ -19,7 +19,7 @@ _PUBLIC = {
     "doctor": "counterflow.data.doctor",
     "build_split": "counterflow.data.splits",
     "Split": "counterflow.data.split_file",
-    "restrict_genes": "counterflow.data.genes",
+    "choose_genes": "counterflow.data.genes",
     "audit_model": "counterflow.evaluate.audit",
     "poison_test": "counterflow.evaluate.poison",
     "choose_guidance": "counterflow.evaluate.guidance",

@@ -22,6 +22,7 @@ from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.split_file import Keys, Split, data_hash
 from counterflow.data.splits import SPLITS, build_split
 from counterflow.errors import ConfigError, CounterflowError, near
+from counterflow.evaluate.audit import audit_split
 from counterflow.evaluate.baselines import applicable
 from counterflow.evaluate.evaluate import HEADLINE, evaluate
 from counterflow.evaluate.report import write_report
@@ -118,6 +119,8 @@ def compare(
     ------
     ConfigError
         For an unknown split or model name, or if `out` holds another comparison.
+    DataError
+        If a cell sits in two sets of the split, or the split is not what its name promises.
 
     Notes
     -----
@@ -129,6 +132,7 @@ def compare(
     for name in models:
         _backbone_and_space(name)
     held_out, used = _with_split(adata, split)
+    audit_split(held_out, used)
     path = Path(out)
     (path / "rows").mkdir(parents=True, exist_ok=True)
     plan = {

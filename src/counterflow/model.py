@@ -17,7 +17,7 @@ from counterflow import spaces
 from counterflow.assembly import assemble, resolve
 from counterflow.backbones import reads_order
 from counterflow.data.effects import AdditiveRule
-from counterflow.data.genes import record_choice, select_genes
+from counterflow.data.genes import chosen_genes, select_genes
 from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.screen import Screen, read_cells, read_screen
@@ -118,10 +118,9 @@ class CounterFlow:
 
     def _read(self, adata: AnnData, perturbation_features: str | pd.DataFrame, space: Any) -> None:
         self.setup = setup_of(adata)
-        screen = read_screen(adata, self.setup)
-        train = screen.rows(screen.split == "train")
         self.ledger = ledger = Ledger()
-        record_choice(adata, ledger)
+        screen = read_screen(adata, self.setup, chosen_genes(adata, ledger))
+        train = screen.rows(screen.split == "train")
         self.genes = select_genes(train, self.config["n_top_genes"], ledger)
         if self.genes != screen.genes:
             screen = read_screen(adata, self.setup, self.genes)

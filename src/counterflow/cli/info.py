@@ -54,15 +54,15 @@ def describe(manifest: dict[str, Any]) -> dict[str, Any]:
         "perturbations known": manifest["vocabulary"]["entities"],
         "beyond the rule": describe_weights(manifest["flow_weight"], manifest["config"]["anchor"]),
         "control cells kept": len(manifest["reference"]["cells"]),
-        "learned from": ledger_lines(manifest["ledger"]),
+        "learned from cells": learned_from(manifest["ledger"]),
     }
 
 
-def ledger_lines(ledger: dict[str, Any] | None) -> list[str]:
+def learned_from(ledger: dict[str, Any] | None) -> str:
     """Stages of the fit and how many cells each learned from."""
     if ledger is None:
-        return ["no ledger (an older version saved this model): it cannot be audited for leaks"]
-    return [f"{stage} {entry['cells']:,}" if entry["cells"] is not None else f"{stage} not known" for stage, entry in ledger.items()]
+        return "no ledger (an older version saved this model): it cannot be audited for leaks"
+    return ", ".join(f"{stage} {'not known' if entry['cells'] is None else format(entry['cells'], ',')}" for stage, entry in ledger.items())
 
 
 def _shown(value: object, *, all_of_it: bool) -> str:

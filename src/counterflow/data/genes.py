@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from counterflow.data.ledger import CellKeys, Ledger, hashes
 from counterflow.data.matrix import TARGET_SUM
-from counterflow.data.schema import declare, setup_of
-from counterflow.data.screen import Screen, gene_positions, read_counts, read_screen
+from counterflow.data.schema import setup_of
+from counterflow.data.screen import Screen, gene_positions, read_screen
 from counterflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-CHOSEN_ON = "_counterflow_genes_chosen_on"  # in adata.uns: hashes of cell names
-LIBRARY = "counterflow_library_size"
+CHOICE = "_counterflow_genes"  # in adata.uns: names of genes, and hashes of the names of the cells they were chosen on
 
 
 def select_genes(cells: Screen, n_top_genes: int | None, ledger: Ledger) -> tuple[str, ...]:
@@ -42,13 +40,15 @@ def select_genes(cells: Screen, n_top_genes: int | None, ledger: Ledger) -> tupl
     return tuple(gene for gene, variable in zip(cells.genes, keep, strict=True) if variable or gene in perturbed)
 
 
-def restrict_genes(adata: AnnData, genes: int | Sequence[str], *, chosen_on: Sequence[str] | None = None) -> AnnData:
-    """A copy of a declared AnnData with fewer genes, which remembers the cells they were chosen on, so that a leak audit knows.
+def choose_genes(adata: AnnData, genes: int | Sequence[str], *, chosen_on: Sequence[str] | None = None) -> None:
+    """Say which genes the models of a declared AnnData have, and remember the cells they were chosen on, so that a leak audit knows.
+
+    The matrix keeps all its genes, and with them the library sizes; the choice is written to ``adata.uns``.
 
     Parameters
     ----------
     adata
-        Declared with `setup_anndata`. Counts without a ``library_size_key`` keep the size of the whole cell in a new column.
+        Declared with `setup_anndata`.
     genes
         Names of your own choice (a panel, differentially expressed genes ...), or a number: that many of the most variable genes in the
         training cells, and every perturbed gene.
@@ -59,28 +59,26 @@ def restrict_genes(adata: AnnData, genes: int | Sequence[str], *, chosen_on: Seq
     ------
     ConfigError
         If names are given without `chosen_on`.
+    DataError
+        If a gene is not in the file.
     """
-    setup, ledger = setup_of(adata), Ledger()
+    ledger = Ledger()
     if isinstance(genes, int):
-        screen = read_screen(adata, setup)
+        screen = read_screen(adata, setup_of(adata))
         genes = select_genes(screen.rows(screen.split == "train"), genes, ledger)
-        looked_at = ledger.seen["genes"].name if ledger.seen else hashes(())
     elif chosen_on is None:
-        raise ConfigError("chosen_on must be given: the obs_names of the cells these genes were chosen on ([] for none)")
+        raise ConfigError("chosen_on must be given: the obs_names of the cells that these genes were chosen on ([] for none)")
     else:
-        looked_at = hashes(list(chosen_on))
-    fewer = adata[:, gene_positions(adata.var_names, list(genes))].copy()
-    fewer.uns[CHOSEN_ON] = np.union1d(looked_at, adata.uns.get(CHOSEN_ON, hashes(())))
-    if setup.library_size_key is None and setup.matrix_state == "counts":
-        fewer.obs[LIBRARY] = read_counts(adata, setup)[1]
-        setup = replace(setup, library_size_key=LIBRARY)
-    declare(fewer, setup)
-    return fewer
+        gene_positions(adata.var_names, list(genes))
+        ledger.record("genes", CellKeys.of(list(chosen_on)))
+    looked_at = ledger.seen["genes"].name if ledger.seen else hashes(())
+    adata.uns[CHOICE] = {"genes": np.array(list(genes), dtype=object), "chosen_on": looked_at}
 
 
-def record_choice(adata: AnnData, ledger: Ledger) -> None:
-    """Write down on which cells the genes of `adata` were chosen, as far as it says so."""
-    if CHOSEN_ON in adata.uns:
-        ledger.record("genes", CellKeys(np.asarray(adata.uns[CHOSEN_ON], dtype=np.uint64)))
-    else:
-        ledger.remark("genes", "whether and how the genes of the file were chosen before is not known (restrict_genes keeps a record)")
+def chosen_genes(adata: AnnData, ledger: Ledger) -> tuple[str, ...] | None:
+    """The genes that `choose_genes` named (None: all), and a line in the ledger about where they come from."""
+    if CHOICE not in adata.uns:
+        ledger.remark("genes", "whether and how the genes of the file were chosen before is not known (choose_genes keeps a record)")
+        return None
+    ledger.record("genes", CellKeys(np.asarray(adata.uns[CHOICE]["chosen_on"], dtype=np.uint64)))
+    return tuple(map(str, adata.uns[CHOICE]["genes"]))

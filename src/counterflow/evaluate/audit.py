@@ -12,21 +12,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from counterflow.data.ledger import STAGES, CellKeys, Ledger
-from counterflow.data.schema import setup_of
+from counterflow.data.ledger import STAGES, CellKeys, Ledger, content_hashes, hashes
+from counterflow.data.schema import raise_problems, setup_of
 from counterflow.data.screen import Screen, read_screen
+from counterflow.data.splits import SPLITS, audit
 from counterflow.errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from counterflow.data.split_file import Split
     from counterflow.model import CounterFlow
 
-FEWEST_DETECTED = 25  # genes; cells with fewer coincide by chance, and are told apart by name
+ENOUGH_SURPRISE = 40.0  # nats; among a million cells, two coincide by chance with a probability of less than 1e-5
 CHOOSING = ("validation", "guidance")  # stages that may see validation cells while a model is scored on these
 _SPLIT = "fit again with the split_key that the model is tested with"
 _MEND = {
-    "genes": "choose the genes on training cells: n_top_genes=..., or restrict_genes",
+    "genes": "choose the genes on training cells: n_top_genes=..., or choose_genes",
     "features": "compute the features on training cells, or take them from other data",
     "vae": "train the autoencoder on training cells",
     "validation": "mark other cells 'val': early stopping on test cells chooses the model that suits them",
@@ -103,6 +105,20 @@ def audit_model(model: CounterFlow, adata: AnnData, subset: str = "test", on_unk
     return _passed(model.ledger, without)
 
 
+def audit_split(adata: AnnData, split: Split | None = None) -> None:
+    """Check that no cell of `adata` (declared, with ``split_key``) sits in two sets, and that `split` holds what its name promises.
+
+    Raises
+    ------
+    DataError
+        If not: no model trained on this split could be tested with it.
+    """
+    setup = setup_of(adata)
+    raise_problems(list(cells_in_two_sets(read_screen(adata, setup))), "this split leaks")
+    if split is not None and split.name in SPLITS:
+        audit(split.name, adata.obs, split.keys, split.labels(adata.obs))
+
+
 def _passed(ledger: Ledger | None, without: list[str]) -> str:
     if ledger is None:
         text = "no ledger (an older version saved this model): what it was fitted on cannot be audited; no cell sits in two sets"
@@ -118,39 +134,40 @@ def _stages_that_saw(ledger: Ledger, screen: Screen, genes: tuple[str, ...], sub
     sets = np.array(sorted({"test", subset}))
     held_out = screen.rows(np.isin(screen.split, sets))
     held_out = held_out.on_genes(genes)
-    keys, detected = held_out.keys, np.diff(held_out.counts.indptr) >= FEWEST_DETECTED
+    keys, telling = held_out.keys, surprise(held_out) > ENOUGH_SURPRISE
     several = pd.Series(screen.cells).duplicated(keep=False).to_numpy()[np.isin(screen.split, sets)]
+    what = f"{'/'.join(sets)} cell"
+    found: dict[tuple[bytes, str], list[str]] = {}  # stages that saw the same cells and are mended in the same way share a message
     for stage in ledger.stages():
-        if stage not in ledger.seen:
-            continue
-        by_name, by_content = _met(keys, ledger.seen[stage], detected, several)
-        asked = held_out.split == "test" if stage in CHOOSING else np.ones(len(held_out.cells), dtype=bool)
-        saw = (by_name | by_content) & asked
-        if saw.any():
-            copies = int((saw & ~by_name).sum())
-            names = [name for name, found in zip(held_out.cells, saw, strict=True) if found]
-            yield (
-                f"{STAGES.get(stage, stage)} saw {_listed(names, f'{"/".join(sets)} cell')}"
-                + (f" ({copies} of them under another name)" if copies else "")
-                + f": {_MEND.get(stage, _SPLIT)}"
-            )
+        if stage in ledger.seen:
+            by_name, by_content = _met(keys, ledger.seen[stage], telling, several)
+            asked = held_out.split == "test" if stage in CHOOSING else np.ones(len(held_out.cells), dtype=bool)
+            saw = np.array([by_name & asked, (by_name | by_content) & asked])
+            if saw.any():
+                found.setdefault((saw.tobytes(), _MEND.get(stage, _SPLIT)), []).append(STAGES.get(stage, stage))
+    for (packed, how), stages in found.items():
+        by_name, either = np.frombuffer(packed, dtype=bool).reshape(2, -1)
+        copies = int((either & ~by_name).sum())
+        names = [name for name, saw in zip(held_out.cells, either, strict=True) if saw]
+        renamed = f" ({copies} of them under another name)" if copies else ""
+        yield f"{', '.join(stages)} saw {_listed(names, what)}{renamed}: {how}"
 
 
 def _met(
-    cells: CellKeys, seen: CellKeys, detected: NDArray[np.bool_], several: NDArray[np.bool_]
+    cells: CellKeys, seen: CellKeys, telling: NDArray[np.bool_], several: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which cells were seen by their name, and which by their counts. A name that several cells share needs its counts as well."""
     by_name = np.isin(cells.name, seen.name)
     if seen.content is None or cells.content is None:
         return by_name, np.zeros_like(by_name)
     same = np.isin(cells.content, seen.content)
-    return by_name & (~several | same), same & detected
+    return by_name & (~several | same), same & telling
 
 
 def cells_in_two_sets(screen: Screen) -> Iterable[str]:
-    """A message if exactly the same counts are in two sets, under one name or two; cells with few detected genes need the same name."""
-    detected = np.diff(screen.counts.indptr) >= FEWEST_DETECTED
-    key = np.where(detected, screen.keys.content, screen.keys.name ^ screen.keys.content)  # type: ignore[operator]
+    """A message if exactly the same counts are in two sets, under one name or two; counts that coincide by chance need the same name."""
+    content = content_hashes(screen.counts, screen.genes)
+    key = np.where(surprise(screen) > ENOUGH_SURPRISE, content, hashes(screen.cells) ^ content)
     table = pd.DataFrame({"key": key, "set": screen.split, "cell": screen.cells})
     sets = table.groupby("key")["set"].transform("nunique")
     doubled = table[(sets > 1).to_numpy()].sort_values("key", kind="stable")
@@ -162,6 +179,18 @@ def cells_in_two_sets(screen: Screen) -> Iterable[str]:
         f"{doubled['key'].nunique()} cells sit in two sets, with exactly the same counts (first: {where}): "
         "drop the copies, or put all of them into one set"
     )
+
+
+def surprise(cells: Screen) -> NDArray[np.float64]:
+    """How improbable the counts of each cell are (n, in nats), as Poisson counts at the mean rates of all: small for empty ones."""
+    from scipy.special import gammaln
+
+    counts = cells.counts
+    total = np.asarray(counts.sum(1), dtype=np.float64).ravel()
+    rate = np.asarray(counts.sum(0), dtype=np.float64).ravel() / max(total.sum(), 1.0)
+    log_mean = np.log(np.maximum(rate, 1e-300))[counts.indices] + np.log(np.maximum(total, 1.0)).repeat(np.diff(counts.indptr))
+    terms = counts.data * log_mean - gammaln(counts.data + 1.0)
+    return total - np.bincount(np.arange(len(total)).repeat(np.diff(counts.indptr)), weights=terms, minlength=len(total))
 
 
 def _without_features(model: CounterFlow, screen: Screen, subset: str) -> list[str]:

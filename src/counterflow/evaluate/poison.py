@@ -188,7 +188,11 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
 
 
 def _same_parts(one: Mapping[str, NDArray], two: Mapping[str, NDArray]) -> bool:
-    return set(one) == set(two) and all(np.array_equal(one[name], two[name]) for name in one)
+    return set(one) == set(two) and all(_equal(one[name], two[name]) for name in one)
+
+
+def _equal(one: NDArray, two: NDArray) -> bool:
+    return np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
 
 
 def _dense(matrix: Any) -> NDArray:
