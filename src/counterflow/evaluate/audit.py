@@ -189,7 +189,7 @@ def surprise(cells: Screen) -> NDArray[np.float64]:
     total = np.asarray(counts.sum(1), dtype=np.float64).ravel()
     rate = np.asarray(counts.sum(0), dtype=np.float64).ravel() / max(total.sum(), 1.0)
     log_mean = np.log(np.maximum(rate, 1e-300))[counts.indices] + np.log(np.maximum(total, 1.0)).repeat(np.diff(counts.indptr))
-    terms = counts.data * log_mean - gammaln(counts.data + 1.0)
+    terms = counts.data * log_mean - gammaln(counts.data.astype(np.float64) + 1.0)
     return total - np.bincount(np.arange(len(total)).repeat(np.diff(counts.indptr)), weights=terms, minlength=len(total))
 
 
