@@ -363,6 +363,18 @@ CLEAN = (
 )
 
 
+HEAD = [
+    "# Planted leaks",
+    "",
+    "Written by `python benchmarks/planted_leaks.py`. FAILS is what should happen: the leak was found.",
+    "*Audit*: `audit_model` reads the ledger of the fitted model and the counts of the cells. *Poison test*: `poison_test` runs the pipeline",
+    "again with garbage in the test cells; predictions from the same controls must agree to the bit.",
+    "",
+    "| leak | what was planted | audit | poison test |",
+    "|---|---|---|---|",
+]
+
+
 def say(check: Callable[[], str]) -> tuple[bool, str]:
     """Whether a check passes, and what it says."""
     try:
@@ -407,12 +419,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "planted_leaks.md")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    lines = ["# Planted leaks", "", "Written by `python benchmarks/planted_leaks.py`.", ""]
-    odd = []
+    lines, odd, rows = [], [], []
     for leak in (*LEAKS, *CLEAN):
         audited, poisoned = run(leak)
         lines += block(leak, audited, poisoned)
         print("\n".join(block(leak, audited, poisoned)), flush=True)
+        rows.append(
+            f"| {leak.name} | {leak.planted or '-'} | " + " | ".join("passes" if p else "FAILS" for p, _ in (audited, poisoned)) + " |"
+        )
         odd += [] if as_expected(leak, audited, poisoned) else [leak.name]
     adata = screen()
     names = applicable(adata)
@@ -422,7 +436,7 @@ def main() -> int:
     baselines = ["## baselines", "", f"Poison test of {', '.join(names)}: {verdict}.", ""]
     print("\n".join(baselines))
     odd += ["baselines"] if leaky else []
-    options.out.write_text("\n".join([*lines, *baselines]), encoding="utf-8")
+    options.out.write_text("\n".join([*HEAD, *rows, "", *lines, *baselines]), encoding="utf-8")
     if odd:
         print(f"NOT as expected: {', '.join(odd)}", file=sys.stderr)
     return len(odd)
