@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from counterflow import CheckpointError, ConfigError, CounterFlow, checkpoint
+from counterflow import CheckpointError, ConfigError, CounterFlow, DataError, checkpoint
 
 SETUP = {"perturbation_key": "perturbation", "control": "control"}
 
@@ -54,6 +54,35 @@ def test_loaded_is_saved(saved, tiny_screen, tmp_path):
     loaded.save(tmp_path / "again")
     for file in ("weights.safetensors", "arrays.safetensors"):
         assert (tmp_path / "again" / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_a_model_of_the_first_schema_loads_and_is_known_not_to_be_auditable(saved, copy, tiny_screen, tmp_path):
+    def age(manifest):
+        del manifest["ledger"]
+        manifest["schema"] = 1
+
+    edit(copy, age)
+    old = CounterFlow.load(copy)
+    assert old.ledger is None
+    adata = tiny_screen.adata.copy()
+    pair = next(name for name in tiny_screen.conditions if "+" in name)
+    adata.obs["split"] = np.where(adata.obs["perturbation"] == pair, "test", "train")
+    CounterFlow.setup_anndata(adata, **SETUP, split_key="split")
+    assert old.audit(adata).startswith("no ledger (an older version saved this model)")
+    old.save(tmp_path / "again")
+    assert CounterFlow.load(tmp_path / "again").ledger is None
+    with pytest.raises(DataError, match="training of the flow"):
+        saved[1].audit(adata)  # it was fitted on everything
+    old.attach(adata)
+    old.train(max_steps=2, progress=False)
+    assert set(old.ledger.seen) == {"space", "rule", "weights", "recipe"}
+    assert set(old.ledger.remarks) == {"genes", "features", "reference"}
+
+
+def test_a_current_model_without_a_ledger_entry_is_refused(copy):
+    edit(copy, lambda manifest: manifest.pop("ledger"))
+    with pytest.raises(CheckpointError, match="unknown or missing entries: ledger"):
+        CounterFlow.load(copy)
 
 
 def test_without_data_what_needs_data_says_so(saved):

@@ -332,6 +332,9 @@ def test_info_reads_the_manifest_without_torch(fitted):
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["backbone"] == "mlp" and facts["control cells kept"] > 0 and len(facts["genes"]) == 60
+    n = facts["trained on cells"]
+    assert facts["learned from cells"].startswith("genes not known, features ")
+    assert f"space {n}, rule {n}, weights {n}, recipe {n}" in facts["learned from cells"]
 
 
 def test_json_is_all_there_is_on_stdout_and_quiet_prints_nothing(screen, tmp_path, calls, capsys):

@@ -2,6 +2,7 @@
 
 import json
 
+import anndata
 import numpy as np
 import pytest
 import torch
@@ -35,6 +36,9 @@ class Double:
         Double.trained.append((self.name, self.seed, max_steps))
         self.rule = BASELINES["additive"]()
         self.rule.train(self.adata)
+
+    def audit(self, adata, subset, on_unknown):
+        return "leak audit passed: rule"
 
     def predict(self, adata, conditions, on_unknown):
         assert on_unknown == "mean"
@@ -165,6 +169,18 @@ def test_errors_say_what_to_do(double, adata, tmp_path):
         module.compare(adata, ["mlp/pca"], out=tmp_path)
 
 
+def test_a_cell_in_two_sets_stops_the_comparison_before_anything_is_trained(double, adata, tmp_path):
+    pair, single = (next(name for name in adata.obs["perturbation"] if name != "control" and ("+" in name) == two) for two in (True, False))
+    copies = adata[adata.obs["perturbation"] == single][:3].copy()
+    copies.obs_names = ["x", "y", "z"]
+    twice = anndata.concat([adata, copies], uns_merge="first")
+    twice.obs["set"] = np.where((twice.obs["perturbation"] == pair) | twice.obs_names.isin(["x", "y", "z"]), "test", "train")
+    declare(twice, Setup("perturbation", "control", split_key="set"))
+    with pytest.raises(DataError, match="3 cells sit in two sets"):
+        module.compare(twice, ["mlp/pca"], budget_steps=1, out=tmp_path / "out", **FAST)
+    assert not double.trained and not (tmp_path / "out").exists()
+
+
 def test_one_real_model_end_to_end(adata, tmp_path):
     tiny = {"backbone_kwargs": {"width": 16, "depth": 1}, "space_kwargs": {"n_components": 5}}
     table = module.compare(
@@ -179,5 +195,6 @@ def test_one_real_model_end_to_end(adata, tmp_path):
     )
     assert np.isfinite(table.per_condition("mse")["mlp/pca"]).all()
     assert {"additive+ct", "matching_mean"} <= set(table.baselines)
+    assert any(note.startswith("mlp/pca: leak audit passed: features, space, rule, weights, recipe") for note in table.notes)
     assert "<svg" in (tmp_path / "report.html").read_text()
     assert table.costs["function_evaluations"].tolist() == [20]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from counterflow.data.effects import AdditiveRule
+from counterflow.data.ledger import Ledger
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, read_screen
 from counterflow.fitting import feature_order, fit_rule, nothing_yet
@@ -30,7 +31,7 @@ def test_the_rule_is_as_exact_as_its_file(tiny_screen):
     label = adata.obs["perturbation"].astype(str)
     screen = read_screen(adata[(label == "control") | label.str.contains("+", regex=False)], Setup("perturbation", "control"))
     states = torch.from_numpy(np.log1p(screen.counts.toarray()))
-    rule = fit_rule(screen, lambda rows: states[torch.from_numpy(rows)])
+    rule = fit_rule(screen, lambda rows: states[torch.from_numpy(rows)], Ledger())
     again = AdditiveRule.from_arrays(*rule.to_arrays())
     for parts in [*combinations(sorted(tiny_screen.perturbations), 2), *combinations(sorted(tiny_screen.perturbations), 3)]:
         spec = ConditionSpec(parts, (1.0,) * len(parts))

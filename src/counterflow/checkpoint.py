@@ -1,6 +1,6 @@
 """Saved models: a directory of safetensors and JSON. Nothing in it is ever executed or unpickled.
 
-``weights.safetensors`` holds the network and the space, ``arrays.safetensors`` features, rule and reference controls, and
+``weights.safetensors`` holds the network and the space, ``arrays.safetensors`` features, rule, reference controls and ledger, and
 ``model.json``, written last, names both with their sha256.
 """
 
@@ -21,7 +21,7 @@ from counterflow.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor  # a manifest is read without torch
 
-FORMAT, SCHEMA = "counterflow-model", 1
+FORMAT, SCHEMA = "counterflow-model", 2
 KEYS = {
     "format",
     "schema",
@@ -34,6 +34,7 @@ KEYS = {
     "flow_weight",
     "reference",
     "training",
+    "ledger",
     "files",
 }
 WEIGHTS, ARRAYS, MANIFEST = "weights.safetensors", "arrays.safetensors", "model.json"
@@ -111,6 +112,8 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(
             f"this model was written by counterflow {manifest.get('package_version')} (schema {manifest.get('schema')}): upgrade"
         )
+    if manifest["schema"] == 1:  # these kept no ledger
+        manifest.setdefault("ledger", None)
     if set(manifest) != KEYS:
         odd = sorted(set(manifest) ^ KEYS)
         raise CheckpointError(f"{os.fspath(file)!r} has unknown or missing entries: {', '.join(odd)}")

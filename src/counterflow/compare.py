@@ -24,6 +24,7 @@ from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.split_file import SEPARATOR, Keys, Split, condition_table, data_hash
 from counterflow.data.splits import SPLITS, build_split
 from counterflow.errors import ConfigError, CounterflowError, near
+from counterflow.evaluate.audit import audit_split
 from counterflow.evaluate.baselines import applicable
 from counterflow.evaluate.evaluate import HEADLINE, evaluate
 from counterflow.evaluate.examples import Examples
@@ -143,6 +144,8 @@ def compare(
     ------
     ConfigError
         For an unknown split or model name, or if `out` holds another comparison.
+    DataError
+        If a cell sits in two sets of the split, or the split is not what its name promises.
 
     Notes
     -----
@@ -154,6 +157,7 @@ def compare(
     for name in models:
         _backbone_and_space(name)
     held_out, used = _with_split(adata, split)
+    audit_split(held_out, used)
     path = Path(out)
     (path / "rows").mkdir(parents=True, exist_ok=True)
     plan = {
@@ -209,6 +213,10 @@ class WithMean:
     def predict(self, adata: AnnData, conditions: pd.DataFrame) -> AnnData:
         """As `CounterFlow.predict`."""
         return self.model.predict(adata, conditions, on_unknown="mean")
+
+    def audit(self, adata: AnnData, subset: str = "test") -> str:
+        """As `CounterFlow.audit`."""
+        return self.model.audit(adata, subset, on_unknown="mean")
 
 
 def _train_and_score(

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
+from counterflow.conditions.features import feature_table
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.datamodule import Cells, Conditions, StepDataset
 from counterflow.data.effects import AdditiveRule, mean_effects
+from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.sampler import Sampler, build_groups
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen
 from counterflow.data.split_file import SEPARATOR
-from counterflow.spaces.base import StateSpace
+from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.types import ConditionIds, ConditionSpec
 
 _LOOK_UP_BYTES = 2 * 2**30  # larger states are encoded batch by batch
@@ -44,6 +47,26 @@ def vocabulary_of(screen: Screen, setup: Setup, featured: tuple[str, ...]) -> Vo
 _ENOUGH_FEATURED = 3  # with fewer measured entities that have features, nothing was learnt about what features mean
 
 
+def fit_features(features: str | pd.DataFrame, cells: Screen, seed: int, ledger: Ledger) -> pd.DataFrame:
+    """What is known of a perturbation before it was measured: handed in, or learnt from the controls among the training cells."""
+    controls = cells.rows(cells.is_control)
+    if isinstance(features, pd.DataFrame) and "fitted_on" in features.attrs:
+        ledger.record("features", CellKeys.of(list(features.attrs["fitted_on"])))
+    elif isinstance(features, pd.DataFrame):
+        ledger.remark(
+            "features", "handed in, and features.attrs['fitted_on'] (obs_names; [] for none) does not say what they were computed on"
+        )
+    elif features == "coexpression":
+        ledger.record("features", controls.keys)
+    return feature_table(features, log_normalise(controls.counts, controls.library), cells.genes, seed=seed)
+
+
+def fit_space(space: StateSpace, cells: Screen, seed: int, ledger: Ledger) -> None:
+    """The space, learnt from training cells."""
+    ledger.record("space", cells.keys)
+    space.fit(cells.counts, cells.library, seed=seed)
+
+
 def states_of(screen: Screen, space: StateSpace) -> Callable[[np.ndarray], Tensor]:
     """Rows -> states: a look-up when they fit in memory, else encoded on demand."""
     if 4 * len(screen.cells) * int(np.prod(space.state_shape)) <= _LOOK_UP_BYTES:
@@ -52,8 +75,9 @@ def states_of(screen: Screen, space: StateSpace) -> Callable[[np.ndarray], Tenso
     return lambda rows: space.encode(screen.counts[rows], screen.library[rows])
 
 
-def fit_rule(screen: Screen, states: Callable[[np.ndarray], Tensor]) -> AdditiveRule:
+def fit_rule(screen: Screen, states: Callable[[np.ndarray], Tensor], ledger: Ledger) -> AdditiveRule:
     """The additive rule in state space, from training cells; in the precision of the file, so that a loaded model gives equal bits."""
+    ledger.record("rule", screen.keys)
     rule = AdditiveRule.fit(mean_effects(lambda rows: states(rows).numpy(), screen.conditions, screen.condition, screen.context))
     return AdditiveRule.from_arrays(*rule.to_arrays())
 

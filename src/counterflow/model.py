@@ -17,20 +17,21 @@ from torch import Tensor, nn
 from counterflow import spaces
 from counterflow.assembly import assemble, resolve
 from counterflow.backbones import reads_order
-from counterflow.conditions.features import feature_table
 from counterflow.data.effects import AdditiveRule
-from counterflow.data.genes import select_genes
+from counterflow.data.genes import chosen_genes, select_genes
+from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.screen import Screen, read_cells, read_screen
 from counterflow.errors import ConfigError, near
-from counterflow.fitting import feature_order, states_of, vocabulary_of
+from counterflow.evaluate.audit import audit_model
+from counterflow.fitting import feature_order, fit_features, fit_space, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.module import FlowModule, Source
 from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, made_by, new_cells, stack, to_anndata
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
 from counterflow.requests import check_n_cells, flow_weights, matching_rows, requested_specs, support_labels
-from counterflow.spaces.base import StateSpace, log_normalise
+from counterflow.spaces.base import StateSpace
 from counterflow.spaces.counts import distinct_names
 from counterflow.types import ConditionIds, ConditionSpec
 
@@ -59,7 +60,8 @@ class CounterFlow:
     conditioning
         How the network listens: ``adaln``, ``cross`` or (token backbones) ``in_context``.
     perturbation_features
-        ``coexpression``, ``learned``, or a DataFrame indexed by perturbation name.
+        ``coexpression``, ``learned``, or a DataFrame indexed by perturbation name; its ``attrs["fitted_on"]``, the names of the cells
+        it was computed on (``[]`` for none), lets the leak audit know.
     anchor
         ``additive``: the flow starts from the additive rule and learns what it misses (default with a control source; fits the flow
         two more times on less data to learn how far it holds). ``none``: the flow learns the whole effect (default with noise).
@@ -111,21 +113,22 @@ class CounterFlow:
         self.n_steps_trained = 0
         self.rule: AdditiveRule | None = None
         self.flow_weight: dict[str, float] = {}
+        self.ledger: Ledger | None = Ledger()
         self.adata = adata
         if adata is not None:
             self._read(adata, perturbation_features, space)
 
     def _read(self, adata: AnnData, perturbation_features: str | pd.DataFrame, space: Any) -> None:
         self.setup = setup_of(adata)
-        screen = read_screen(adata, self.setup)
+        self.ledger = ledger = Ledger()
+        screen = read_screen(adata, self.setup, chosen_genes(adata, ledger))
         train = screen.rows(screen.split == "train")
-        self.genes = select_genes(train, self.config["n_top_genes"])
+        self.genes = select_genes(train, self.config["n_top_genes"], ledger)
         if self.genes != screen.genes:
             screen = read_screen(adata, self.setup, self.genes)
             train = screen.rows(screen.split == "train")
         self._screen, self._train_cells = screen, train
-        controls = train.rows(train.is_control)
-        table = feature_table(perturbation_features, log_normalise(controls.counts, controls.library), self.genes, seed=self.config["seed"])
+        table = fit_features(perturbation_features, train, self.config["seed"], ledger)
         self.vocabulary = vocabulary_of(train, self.setup, tuple(table.index))
         self.features = table.reindex(self.vocabulary.entities).to_numpy(dtype=np.float32).reshape(len(self.vocabulary.entities), -1)
         kwargs = self.config["space_kwargs"]
@@ -137,9 +140,13 @@ class CounterFlow:
             from counterflow.spaces.latent import LatentSpace
 
             latent = LatentSpace.from_trained(space, self.genes)
+            ledger.record("vae", CellKeys.of(LatentSpace.trained_on(space)))
             kwargs.update(latent.size)
             self.space = latent
         self.module = self.build_module(None, self.vocabulary.seen)  # wrong options are refused here, before anything is trained
+        if isinstance(self.config["backbone"], nn.Module):
+            ledger.remark("backbone", "a module of yours: what its weights were trained on is not known")
+        ledger.record("reference", train.keys)
         self.reference = Reference.keep(
             train, adata.obs[screen.split == "train"], self.setup, self.config["keep_controls"], self.config["seed"]
         )
@@ -254,12 +261,19 @@ class CounterFlow:
             raise ConfigError(f"lr={lr:g} must be positive and weight_decay={weight_decay:g} must not be negative")
         if early_stopping and not self._validation_rows().any():
             raise ConfigError("early_stopping=True needs cells to watch: mark some perturbed cells 'val' in the column of split_key")
+        from counterflow import training  # noqa: F401  Lightning takes seconds to import: not on the clock
+
         started = time_module.process_time()
         seed, cells = self.config["seed"], self._train_cells
-        self.space.fit(cells.counts, cells.library, seed=seed)
+        self.ledger = ledger = Ledger.unknown("genes", "features", "reference") if self.ledger is None else self.ledger
+        ledger.forget("space", "order", "rule", "weights", "recipe", "validation", "guidance")
+        fit_space(self.space, cells, seed, ledger)
         states = states_of(cells, self.space)
         some_controls = np.flatnonzero(cells.is_control)[:2000]
-        order = feature_order(states(some_controls)) if reads_order(self.config["backbone"]) else None
+        order = None
+        if reads_order(self.config["backbone"]):
+            ledger.record("order", cells.rows(some_controls).keys)
+            order = feature_order(states(some_controls))
         n_sets, set_size = max(1, batch_size // set_size), min(set_size, batch_size)
         if max_steps is None:
             max_steps = DEFAULT_STEPS if max_epochs is None else max_epochs * max(1, -(-len(cells.cells) // (n_sets * set_size)))
@@ -269,7 +283,13 @@ class CounterFlow:
             "precision": precision, **trainer_kwargs,
         }  # fmt: skip
         recipe = Recipe(
-            lambda seen: self.build_module(order, seen), self.setup, self.vocabulary, self.config["anchor"] == "additive", plan, options
+            lambda seen: self.build_module(order, seen),
+            self.setup,
+            self.vocabulary,
+            self.config["anchor"] == "additive",
+            plan,
+            options,
+            ledger,
         )
         if max_seconds is not None:
             left = max_seconds - (time_module.process_time() - started)
@@ -433,6 +453,20 @@ class CounterFlow:
         specs = [ConditionSpec((name,), (1.0,), 0.0) for name in names]
         ids = self.vocabulary.ids(specs, {key: [""] * len(specs) for key in self.vocabulary.covariates})
         return pd.DataFrame(self.module.encoder(ids).tokens[:, 1].numpy(), index=pd.Index(names, name=self.setup.perturbation_key))
+
+    def audit(self, adata: AnnData | None = None, subset: str = "test", on_unknown: Literal["error", "mean"] = "error") -> str:
+        """Check that nothing fitted here saw a held-out cell of `adata` (None: the training AnnData); see `audit_model`."""
+        self._check_trained()
+        if adata is None and self.adata is None:
+            raise ConfigError("this model was loaded without data: give adata")
+        return audit_model(self, self.adata if adata is None else adata, subset, on_unknown)
+
+    def fitted_parts(self) -> dict[str, dict[str, np.ndarray]]:
+        """Everything that was learnt, by stage (`counterflow.data.ledger.STAGES`) and name."""
+        from counterflow import saving
+
+        self._check_trained()
+        return saving.fitted_parts(self)
 
     def _check_trained(self) -> None:
         if not self.is_trained:

@@ -13,6 +13,7 @@ from torch import Tensor
 from counterflow.calibration import agreement, folds, learn_weights
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.effects import AdditiveRule
+from counterflow.data.ledger import Ledger
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen
 from counterflow.fitting import fit_rule, training_steps
@@ -39,6 +40,8 @@ class Recipe:
         ``n_sets``, ``set_size``, ``seed``, ``start`` and ``stop`` of the batches.
     options
         Of `counterflow.training.fit`.
+    ledger
+        Where it is written down which cells were learned from.
     """
 
     build: Callable[[frozenset[str]], FlowModule]
@@ -47,6 +50,7 @@ class Recipe:
     anchored: bool
     plan: dict[str, Any]
     options: dict[str, Any]
+    ledger: Ledger
 
     def fit(
         self, cells: Screen, states: States, validation: tuple[Screen, States] | None = None, **files: Any
@@ -54,11 +58,13 @@ class Recipe:
         """A trained network, the rule it was anchored on, and the training history. `files`: where the run is logged and resumed."""
         from counterflow import training
 
-        rule = fit_rule(cells, states) if self.anchored else None
+        rule = fit_rule(cells, states, self.ledger) if self.anchored else None
+        self.ledger.record("weights", cells.keys)
         module = self.build(self.vocabulary.seen)
         steps = training_steps(cells, states, self.vocabulary, rule, self.setup, anchors=True, **self.plan)
         watched = None
         if validation is not None:
+            self.ledger.record("validation", validation[0].keys)
             plan = self.plan | {"start": 0, "stop": _VALIDATION_STEPS}
             watched = training_steps(*validation, self.vocabulary, rule, self.setup, anchors=False, **plan)
         history = training.fit(module, steps, watched, **self.options, **files)
@@ -70,16 +76,17 @@ class Recipe:
 
         started = time.process_time()
         watch = Stopwatch(_TIMED_SHARE * seconds)
-        replace(self, plan=self.plan | {"start": 0, "stop": _TIMED_STEPS}).fit(cells, states, callbacks=[watch])
+        replace(self, plan=self.plan | {"start": 0, "stop": _TIMED_STEPS}, ledger=Ledger()).fit(cells, states, callbacks=[watch])
         n_fits = 1 + (sum(1 for _ in folds(cells, self.vocabulary.generalises, self.plan["seed"])) if self.anchored else 0)
         return max(1, int((seconds - (time.process_time() - started)) / (n_fits * watch.per_step())))
 
     def weights(self, cells: Screen, states: States) -> dict[str, float]:
         """How far the flow is trusted beyond the rule, per kind of generalisation: fits on less, judged on what was left out."""
+        self.ledger.record("recipe", cells.keys)
         units: list[tuple[str, float, float]] = []
         for left_out in folds(cells, self.vocabulary.generalises, self.plan["seed"]):
             kept = np.flatnonzero(~left_out)
-            less = replace(self, vocabulary=_without(self.vocabulary, cells.rows(kept)))
+            less = replace(self, vocabulary=_without(self.vocabulary, cells.rows(kept)), ledger=Ledger())
             units += less.judged(cells, states, left_out, kept)
         return learn_weights(units)
 

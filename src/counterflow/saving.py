@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from counterflow import checkpoint, spaces
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.effects import AdditiveRule
+from counterflow.data.ledger import Ledger
 from counterflow.data.schema import Setup
 from counterflow.data.screen import condition_label
 from counterflow.errors import CheckpointError, ConfigError
@@ -43,13 +44,32 @@ def save(model: CounterFlow, path: Path, *, overwrite: bool) -> None:
         },
         "rule": None,
         "flow_weight": model.flow_weight,
+        "ledger": None,
     }
     arrays = {"features": model.features, **model.reference.to_arrays()}
     if model.rule is not None:
         manifest["rule"], arrays["rule"] = model.rule.to_arrays()
+    if model.ledger is not None:
+        manifest["ledger"], seen = model.ledger.to_parts()
+        arrays |= seen
     weights = {f"module.{name}": value for name, value in model.module.state_dict().items()}
     weights |= {f"space.{name}": value for name, value in _space_module(model).state_dict().items()}
     checkpoint.write(path, manifest, weights, arrays, overwrite=overwrite)
+
+
+def fitted_parts(model: CounterFlow) -> dict[str, dict[str, np.ndarray]]:
+    """Everything that was learnt, by stage and name."""
+    parts: dict[str, dict[str, np.ndarray]] = {
+        "genes": {"names": np.array(model.genes)},
+        "features": {"names": np.array(model.vocabulary.entities), "values": model.features},
+        "space": {name: value.cpu().numpy() for name, value in _space_module(model).state_dict().items()},
+        "weights": {name: value.cpu().numpy() for name, value in model.module.state_dict().items()},
+        "recipe": {kind: np.array(weight) for kind, weight in model.flow_weight.items()},
+        "reference": model.reference.to_arrays(),
+    }
+    if model.rule is not None:
+        parts["rule"] = {"values": model.rule.to_arrays()[1]}
+    return parts
 
 
 def _space_module(model: CounterFlow) -> nn.Module:
@@ -88,6 +108,7 @@ def _rebuild(
     model.reference = Reference.from_saved(manifest["reference"], arrays, len(model.genes))
     model.rule = None if manifest["rule"] is None else AdditiveRule.from_arrays([tuple(row) for row in manifest["rule"]], arrays["rule"])
     model.flow_weight = {str(kind): float(weight) for kind, weight in manifest["flow_weight"].items()}
+    model.ledger = None if manifest["ledger"] is None else Ledger.from_parts(manifest["ledger"], arrays)
     model.trained_on = {key: value for key, value in manifest["training"].items() if key not in ("history", "conditions")}
     model.history = manifest["training"]["history"]
     order = torch.arange(int(np.prod(model.space.state_shape)))  # the stored order comes with the weights

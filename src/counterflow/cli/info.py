@@ -7,6 +7,7 @@ from typing import Any
 
 from counterflow.cli.parser import VerbParser
 from counterflow.cli.terminal import describe_weights
+from counterflow.data.ledger import STAGES
 
 EXAMPLE = "  counterflow info runs/first"
 
@@ -54,7 +55,17 @@ def describe(manifest: dict[str, Any]) -> dict[str, Any]:
         "perturbations known": manifest["vocabulary"]["entities"],
         "beyond the rule": describe_weights(manifest["flow_weight"], manifest["config"]["anchor"]),
         "control cells kept": len(manifest["reference"]["cells"]),
+        "learned from cells": learned_from(manifest["ledger"]),
     }
+
+
+def learned_from(ledger: dict[str, Any] | None) -> str:
+    """Stages of the fit and how many cells each learned from."""
+    if ledger is None:
+        return "no ledger (an older version saved this model): it cannot be audited for leaks"
+    order = [*(stage for stage in STAGES if stage in ledger), *(stage for stage in ledger if stage not in STAGES)]
+    cells = {stage: ledger[stage]["cells"] for stage in order}
+    return ", ".join(f"{stage} not known" if n is None else f"{stage} {n:,}" for stage, n in cells.items())
 
 
 def _shown(value: object, *, all_of_it: bool) -> str:

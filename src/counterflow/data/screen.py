@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from counterflow.data.labels import parts
+from counterflow.data.ledger import CellKeys
 from counterflow.data.matrix import as_csr, counts_from_log1p
 from counterflow.data.schema import Setup, is_control_mask, layer_problems, numeric_problems, parse_doses, problems, raise_problems
 from counterflow.errors import ConfigError, DataError, near
@@ -40,6 +42,11 @@ class Screen:
         """True for control cells."""
         return self.condition == 0
 
+    @cached_property
+    def keys(self) -> CellKeys:
+        """What a ledger knows these cells by."""
+        return CellKeys.of(self.cells, self.counts, self.genes)
+
     def rows(self, chosen: np.ndarray) -> Screen:
         """The same screen with the chosen cells (a mask, or positions); condition and context codes keep their meaning."""
         index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
@@ -55,6 +62,10 @@ class Screen:
             self.covariates.iloc[index],
             self.split[index],
         )
+
+    def on_genes(self, genes: Sequence[str]) -> Screen:
+        """The same cells with these genes, in this order; library sizes stay."""
+        return replace(self, counts=_columns(self.counts, gene_positions(self.genes, genes)), genes=tuple(genes))
 
 
 def read_screen(adata: AnnData, setup: Setup, genes: Sequence[str] | None = None) -> Screen:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from counterflow.data.screen import gene_positions
 from counterflow.errors import ConfigError, DataError, near
+from counterflow.evaluate.audit import audit_predictors
 from counterflow.evaluate.baselines import BASELINES
 from counterflow.evaluate.examples import Examples, chosen_units, example
 from counterflow.evaluate.metrics import METRICS
@@ -78,10 +79,11 @@ def evaluate(
     Raises
     ------
     DataError
-        If `adata` has no split, or a predictor returns no cells or none of its genes.
+        If `adata` has no split, a predictor returns no cells or none of its genes, or one that keeps a ledger saw a held-out cell.
     """
     _check_names(predictors, metrics, baselines)
     truth = read_truth(adata, subset, seed)
+    audited = audit_predictors(predictors, adata, subset)
     trained = {name: BASELINES[name]() for name in dict.fromkeys([*ALWAYS[:2], *baselines])}
     for baseline in trained.values():
         baseline.train(adata)
@@ -111,7 +113,7 @@ def evaluate(
         rows.insert(0, name, value)
     where = " ".join(filter(None, (dataset, split))) or "this table"
     notes = _notes(truth, genes, adata.n_vars, len(classified) if set(SLOW) & set(metrics) else len(truth.units))
-    return Table(rows, {where: self_test(truth, n_halvings, seed)}, notes=notes, examples=Examples.concat(examples))
+    return Table(rows, {where: self_test(truth, n_halvings, seed)}, notes=(*notes, *audited), examples=Examples.concat(examples))
 
 
 def _check_names(predictors: Mapping[str, Predictor], metrics: Sequence[str], baselines: Sequence[str]) -> None:

@@ -92,6 +92,13 @@ class LatentSpace(nn.Module):
         space.trained = True
         return space
 
+    @staticmethod
+    def trained_on(model: Any) -> list[str]:
+        """Names of the cells that a trained `scvi.model.SCVI` says it has learned from: those registered, but for its own test set."""
+        names = np.array(model.adata.obs_names, dtype=object)
+        unseen = getattr(model, "test_indices", None)
+        return list(names if unseen is None else np.delete(names, np.asarray(unseen, dtype=int)))
+
     @property
     def dispersion(self) -> Tensor:
         """Inverse dispersion of each gene (G)."""
