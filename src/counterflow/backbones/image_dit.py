@@ -1,4 +1,4 @@
-"""`image_dit`: the diffusion transformer on images (DiT, arXiv 2212.09748; SiT, arXiv 2401.08740), the trunk of `dit` with patches for genes.
+"""`image_dit`: the diffusion transformer on images (DiT, arXiv 2212.09748; SiT, arXiv 2401.08740): the trunk of `dit`, with patches.
 
 `image_dit` makes the backbone, which reads a `Condition` like every other. `ImageDiT` adds the label table: together they are the
 network that the papers and their trained weights call DiT or SiT. With the engine, `FlowModule(dit.backbone, dit.labels, ...)`.
@@ -112,8 +112,9 @@ def image_dit(
     n_sigma = shape[0] if (reading.learned_sigma if learned_sigma is None else learned_sigma) else 0
 
     embed_time = TimeEmbedding(chosen["width"], reading.time_scale, closed=quirks.closed_frequencies)
-    for layer in (embed_time.mlp[0], embed_time.mlp[2]):
-        nn.init.normal_(layer.weight, std=0.02)
+    for layer in embed_time.mlp:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.02)
     trunk = Trunk(
         chosen["width"],
         chosen["depth"],
@@ -125,7 +126,9 @@ def image_dit(
         checkpointing=checkpointing,
     )
     for block in trunk.blocks:
-        block.norm_mlp.eps = quirks.mlp_norm_eps
+        norm = block.get_submodule("norm_mlp")
+        assert isinstance(norm, nn.LayerNorm)
+        norm.eps = quirks.mlp_norm_eps
     given, unused = (shape[0] + n_sigma, 0) if reading.gives_sigma else (shape[0], n_sigma)
     head = PatchHead((given, *shape[1:]), chosen["width"], chosen["patch"], unused)
     return TokenBackbone(PatchTokenizer(shape, chosen["width"], chosen["patch"], positions), trunk, head)
@@ -156,6 +159,7 @@ class ImageDiT(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = image_dit(state_shape, None, **backbone_kwargs)
+        assert isinstance(self.backbone.tokenizer, PatchTokenizer)
         self.labels = LabelTable(n_classes, self.backbone.tokenizer.width, class_dropout)
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], labels: Int[Tensor, "b"]) -> Float[Tensor, "b k h w"]:

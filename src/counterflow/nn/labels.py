@@ -27,7 +27,8 @@ class LabelTable(nn.Module):
     width
         Width of the rows: that of the trunk, which adds them to the embedded time as they are.
     dropout
-        Probability in training that a label is replaced by the null row, when the caller does not say which ones are. 0: there is no null row.
+        Probability in training that a label is replaced by the null row, when the caller does not say which ones are.
+        0: there is no null row.
     """
 
     def __init__(self, n_classes: int, width: int, dropout: float = 0.1) -> None:

@@ -63,9 +63,9 @@ class PatchTokenizer(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], width: int, patch: int, positions: Positions = "sincos_2d") -> None:
         super().__init__()
-        n_channels, *sides = image_shape
+        n_channels, rows, columns = image_shape
         self.patch, self.width = patch, width
-        self.grid = patch_grid(*sides, patch)
+        self.grid = patch_grid(rows, columns, patch)
         self.proj = xavier_linear(n_channels * patch**2, width)
         if positions == "learned":
             self.positions = Parameter(0.02 * torch.randn(self.grid[0] * self.grid[1], width))
@@ -97,9 +97,9 @@ class PatchHead(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], width: int, patch: int, unused_channels: int = 0) -> None:
         super().__init__()
-        self.n_channels, *sides = image_shape
+        self.n_channels, rows, columns = image_shape
         self.patch = patch
-        self.grid = patch_grid(*sides, patch)
+        self.grid = patch_grid(rows, columns, patch)
         self.norm = plain_norm(width)
         self.film = FiLM(width, width)
         self.linear = zero_linear(width, (self.n_channels + unused_channels) * patch**2)
