@@ -20,8 +20,8 @@ def sinusoidal_features(
     With `closed` the last frequency is `1 / max_period` itself.
     """
     half = n_features // 2
-    exponent = torch.arange(half, device=t.device, dtype=t.dtype) / (half - closed)
-    angle = t[:, None] * torch.exp(-math.log(max_period) * exponent)
+    k = torch.arange(half, device=t.device, dtype=t.dtype)
+    angle = t[:, None] * torch.exp(-math.log(max_period) * k / (half - closed))  # in this order: at t = 999 the last bit shows
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
