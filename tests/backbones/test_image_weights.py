@@ -29,6 +29,8 @@ def test_the_names_and_shapes_of_the_reference(model):
     assert state["y_embedder.embedding_table.weight"].shape == (11, 32)
     assert state["t_embedder.mlp.0.weight"].shape == (32, 256)
     assert state["blocks.1.attn.qkv.weight"].shape == (96, 32)
+    assert state["blocks.1.attn.proj.weight"].shape == (32, 32)
+    assert state["blocks.0.mlp.fc1.weight"].shape == (128, 32) and state["blocks.0.mlp.fc2.weight"].shape == (32, 128)
     assert state["blocks.0.adaLN_modulation.1.bias"].shape == (6 * 32,)
     assert state["final_layer.linear.weight"].shape == (2 * 2 * 8, 32)
     assert len(state) == 2 * (1 + 2 + 2) + 2 + 2 * 2 * 5

@@ -40,5 +40,7 @@ def test_without_dropout_there_is_no_null_row():
     assert torch.equal(table(class_ids(LABELS), torch.zeros(3, dtype=torch.bool)).pooled, table.table[LABELS])
     with pytest.raises(ConfigError, match="no row for 'no label'"):
         table(class_ids(LABELS), torch.tensor([False, True, False]))
+    with pytest.raises(ConfigError, match="no row for 'no label'"):
+        table(class_ids(LABELS - 1))  # the first is the empty set now
     with pytest.raises(ConfigError, match="probability"):
         LabelTable(4, 6, dropout=2)
