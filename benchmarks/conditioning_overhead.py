@@ -1,10 +1,10 @@
 """What each way of listening to the condition costs in an image DiT: parameters, multiply-accumulates, time.
 
-    python benchmarks/conditioning_overhead.py [--rounds 15] [--out benchmarks/results/conditioning_overhead.json]
+    python benchmarks/conditioning_overhead.py [--rounds 6] [--out benchmarks/results/conditioning_overhead.json]
 
 Parameters and multiply-accumulates of XL/2 and S/2 are counted on the meta device (torch's FLOP counter, attention written out; forward
-pass of one latent of 4 x 32 x 32 under one label). The time is that of S/2 on one thread of this CPU, batch 4: forward, and forward and
-backward. Every variant has its turn in every round, and its quickest round counts: what else the machine does only adds.
+pass of one latent of 4 x 32 x 32 under one label). The time is that of S/2 on one thread, in seconds of the CPU, batch 4: forward, and
+forward and backward. Every variant has its turn in every round, and its quickest round counts: what else the machine does only adds.
 `benchmarks/parity_doc.py` makes the table of docs/parity.md.
 """
 
@@ -13,7 +13,7 @@ import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import torch
 from torch import nn
@@ -51,9 +51,9 @@ def count(size: str, conditioning: str) -> dict[str, float]:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    start = perf_counter()
+    start = process_time()
     run()
-    return perf_counter() - start
+    return process_time() - start
 
 
 def forward(model: nn.Module) -> None:
@@ -67,7 +67,7 @@ def step(model: nn.Module) -> None:
 
 
 def time(rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds per image of S/2, of the quickest round."""
+    """CPU seconds per image of S/2, of the quickest round."""
     models = {conditioning: network("S/2", conditioning) for conditioning in VARIANTS}
     taken: dict[str, dict[str, list[float]]] = {conditioning: {"forward": [], "step": []} for conditioning in VARIANTS}
     for _ in range(rounds):
@@ -79,7 +79,7 @@ def time(rounds: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "conditioning_overhead.json")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -38,7 +38,7 @@ def overhead() -> list[str]:
     base = found["rows"][0]
     lines = [
         "One latent of 4 x 32 x 32, patches of 2; overheads over AdaLN-Zero in brackets. The paper is arXiv 2212.09748."
-        f" Time per image of S/2, batch 4, {found['threads']} thread of a CPU ({found['machine']}), quickest of {found['rounds']} rounds.",
+        f" CPU time per image of S/2, batch 4, {found['threads']} thread ({found['machine']}), quickest of {found['rounds']} rounds.",
         "",
         "| | XL/2 parameters (M) | the paper | XL/2 GMAC | the paper | S/2 forward (s) | S/2 forward and backward (s) |",
         "|---|---|---|---|---|---|---|",

@@ -90,10 +90,11 @@ def test_nothing_in_a_file_is_executed(tmp_path, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
-def test_another_image_size_gets_its_own_positions(model):
-    loaded = load_image_dit(to_reference(model), n_heads=4, state_shape=(4, 8, 12))
-    assert torch.equal(loaded.state_dict()["backbone.tokenizer.positions"], sincos_2d(4, 6, 32))
-    assert loaded(torch.randn(1, 4, 8, 12), torch.tensor([5]), torch.tensor([1])).shape == (1, 8, 8, 12)
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (4, 16)])  # the latter has as many patches as the file
+def test_another_image_size_gets_its_own_positions(height, width, model):
+    loaded = load_image_dit(to_reference(model), n_heads=4, state_shape=(4, height, width))
+    assert torch.equal(loaded.state_dict()["backbone.tokenizer.positions"], sincos_2d(height // 2, width // 2, 32))
+    assert loaded(torch.randn(1, 4, height, width), torch.tensor([5]), torch.tensor([1])).shape == (1, 8, height, width)
 
 
 def test_sit_weights_give_a_velocity(model):

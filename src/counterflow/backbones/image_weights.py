@@ -118,7 +118,7 @@ def load_image_dit(
         Number of heads, which no shape tells; None takes that of the paper for this width.
     state_shape
         Channels, height and width. None: a square of the size in the file, or 32 x 32 for diffusers, whose weights do not say.
-        For another number of patches than in the file the fixed positions are computed anew.
+        For another size than the file's the fixed positions are computed anew.
     class_dropout
         The label dropout of training; 0 says that the table has no row for "no label".
 
@@ -136,9 +136,9 @@ def load_image_dit(
     else:
         check_names(state, reference_names(depth_of(state, "blocks")))
     width, n_channels, patch, _ = state[PATCH].shape
+    side = math.isqrt(state[POSITIONS].shape[1]) if POSITIONS in state else 32 // patch  # files are of square images
     if state_shape is None:
-        side = patch * math.isqrt(state[POSITIONS].shape[1]) if POSITIONS in state else 32
-        state_shape = (n_channels, side, side)
+        state_shape = (n_channels, side * patch, side * patch)
     with torch.device("meta"):
         model = ImageDiT(
             state_shape,
@@ -152,9 +152,9 @@ def load_image_dit(
             learned_sigma=len(state["final_layer.linear.bias"]) == 2 * n_channels * patch**2,
             dialect=dialect,
         )
-    n_rows, n_columns = tokenizer_of(model).grid
-    if POSITIONS not in state or state[POSITIONS].shape[1] != n_rows * n_columns:
-        state[POSITIONS] = sincos_2d(n_rows, n_columns, width)[None].to(state[PATCH].dtype)
+    grid = tokenizer_of(model).grid
+    if POSITIONS not in state or grid != (side, side):
+        state[POSITIONS] = sincos_2d(*grid, width)[None].to(state[PATCH].dtype)
     try:
         model.load_state_dict(from_reference(state), strict=True, assign=True)
     except RuntimeError as error:
