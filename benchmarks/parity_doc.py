@@ -29,7 +29,7 @@ def parity() -> list[str]:
     lines = ["Versions: " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()) + "."]
     for section, rows in found["sections"].items():
         lines += ["", f"| {section} | measured | tolerated |", "|---|---|---|"]
-        lines += [f"| {row['what']} | {row['measured']:.2g} | {row['tolerance']:g} |" for row in rows]
+        lines += [f"| {row['what']} | {row['measured']:.3g} | {row['tolerance']:g} |" for row in rows]
     return lines
 
 
