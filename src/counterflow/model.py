@@ -58,7 +58,7 @@ class CounterFlow:
     prediction
         The network's output: velocity ``v`` or data end ``x``. Default: ``x`` in raw with noise, else ``v``.
     conditioning
-        How the network listens: ``adaln``, ``cross`` or (token backbones) ``in_context``.
+        How the network listens: ``adaln``, ``cross`` or (token backbones) ``in_context``, ``adaln_plain``, ``cross_layerscale``.
     perturbation_features
         ``coexpression``, ``learned``, or a DataFrame indexed by perturbation name; its ``attrs["fitted_on"]``, the names of the cells
         it was computed on (``[]`` for none), lets the leak audit know.
@@ -94,7 +94,7 @@ class CounterFlow:
         source: Source | None = None,
         coupling: str | None = None,
         prediction: Prediction | None = None,
-        conditioning: Literal["adaln", "cross", "in_context"] = "adaln",
+        conditioning: Literal["adaln", "cross", "in_context", "adaln_plain", "cross_layerscale"] = "adaln",
         perturbation_features: str | pd.DataFrame = "coexpression",
         anchor: Literal["additive", "none"] | None = None,
         time: Literal["uniform", "logit_normal", "mode"] | None = None,

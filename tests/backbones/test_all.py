@@ -8,7 +8,7 @@ from counterflow.types import Condition
 
 S, C, B = 37, 12, 5
 CASES = [(name, conditioning) for name in ("mlp", "dit", "set", "ssm") for conditioning in ("adaln", "cross", "in_context")]
-CASES = [case for case in CASES if case != ("mlp", "in_context")]
+CASES = [case for case in CASES if case != ("mlp", "in_context")] + [("dit", "adaln_plain"), ("dit", "cross_layerscale")]
 every_backbone = pytest.mark.parametrize(("name", "conditioning"), CASES)
 
 
@@ -45,7 +45,7 @@ def test_what_is_read_matters_and_what_is_not_does_not(name, conditioning, rando
     real[:, 1] += 1
     padding[:, 2] += 100
     by_pooled, by_tokens = change(pooled=condition.pooled + 1), change(tokens=real)
-    read, unread = (by_pooled, by_tokens) if conditioning == "adaln" else (by_tokens, by_pooled)
+    read, unread = (by_pooled, by_tokens) if conditioning.startswith("adaln") else (by_tokens, by_pooled)
     assert read > 1e-7
     assert unread == 0
     assert change(tokens=padding) == 0
@@ -85,7 +85,11 @@ def test_bf16_autocast_is_close_to_fp32(name, conditioning, randomise, make_cond
 @every_backbone
 def test_a_short_training_learns_a_velocity_that_depends_on_the_condition(name, conditioning, make_condition):
     model, direction = tiny(name, conditioning, n_features=8), torch.randn(C, 8) / C**0.5
-    n_steps, lr = (200, 2e-3) if conditioning == "in_context" else (60, 5e-3)  # in-context learns slowest, as in the DiT paper
+    slow = {
+        "in_context": (200, 2e-3),
+        "cross_layerscale": (100, 5e-3),
+    }  # in-context learns slowest, as in the DiT paper; a small factor first grows
+    n_steps, lr = slow.get(conditioning, (60, 5e-3))
     optimiser = torch.optim.Adam(model.parameters(), lr=lr)
     losses = []
     for _ in range(n_steps):

@@ -11,24 +11,24 @@ import torch
 from counterflow.backbones import build
 from counterflow.types import Condition
 
-B, S, C = 6, 30, 16
+B, C = 6, 16
 
 
 @pytest.fixture
-def network(backbone, conditioning, backbone_kwargs, randomise):
+def network(backbone, conditioning, backbone_kwargs, state_shape, randomise):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return randomise(build(backbone, (S,), C, conditioning=conditioning, **backbone_kwargs)).eval()
+        return randomise(build(backbone, state_shape, C, conditioning=conditioning, **backbone_kwargs)).eval()
 
 
 @pytest.fixture
-def inputs():
+def inputs(state_shape):
     """States, times, and conditions of three tokens: two perturbations in half of the cells, one (and padding) in the others."""
     generator = torch.Generator().manual_seed(0)
     mask = torch.ones(B, 3, dtype=torch.bool)
     mask[::2, 2] = False
     condition = Condition(torch.randn(B, C, generator=generator), torch.randn(B, 3, C, generator=generator), mask)
-    return torch.randn(B, S, generator=generator), torch.rand(B, generator=generator), condition
+    return torch.randn(B, *state_shape, generator=generator), torch.rand(B, generator=generator), condition
 
 
 def rows(inputs, chosen):
@@ -45,9 +45,9 @@ def relative(change, base):
     return ((change - base).abs().max() / base.abs().max()).item()
 
 
-def test_a_velocity_has_the_shape_and_type_of_the_state(network, inputs):
+def test_a_velocity_has_the_shape_and_type_of_the_state(network, inputs, state_shape):
     velocity = network(*inputs)
-    assert velocity.shape == (B, S) and velocity.dtype == torch.float32
+    assert velocity.shape == (B, *state_shape) and velocity.dtype == torch.float32
     assert velocity.isfinite().all() and (velocity != 0).any()
 
 
@@ -103,7 +103,7 @@ def test_the_gradient_reaches_the_condition(network, inputs):
     assert any(part.grad is not None and (part.grad != 0).any() for part in (pooled, tokens))
 
 
-def test_saved_weights_give_the_same_velocity(backbone, conditioning, backbone_kwargs, network, inputs):
-    fresh = build(backbone, (S,), C, conditioning=conditioning, **backbone_kwargs).eval()
+def test_saved_weights_give_the_same_velocity(backbone, conditioning, backbone_kwargs, state_shape, network, inputs):
+    fresh = build(backbone, state_shape, C, conditioning=conditioning, **backbone_kwargs).eval()
     fresh.load_state_dict(network.state_dict())
     assert torch.equal(fresh(*inputs), network(*inputs))

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from counterflow.nn.attention import SelfAttention
-from counterflow.nn.blocks import AdaLNBlock, CrossBlock, InContextBlock
+from counterflow.nn.blocks import AdaLNBlock, CrossBlock, InContextBlock, PlainAdaLNBlock
 
 
 class MeanMixer(nn.Module):
@@ -27,6 +27,27 @@ def test_gates_open_to_the_residual_formula():
     norm = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 1e-6).sqrt()
     mixed = (norm * (1 + scale) + shift).mean(1, keepdim=True)
     torch.testing.assert_close(block(x, torch.zeros(2, 1, 4)), x + gate * mixed)
+
+
+def test_without_gates_the_sublayers_are_at_work_from_the_start():
+    block, x = PlainAdaLNBlock(4, MeanMixer()), torch.randn(2, 5, 4)
+    norm = nn.LayerNorm(4, eps=1e-6, elementwise_affine=False)
+    fresh = x + norm(x).mean(1, keepdim=True)
+    torch.testing.assert_close(block(x, torch.randn(2, 1, 4)), fresh + block.mlp(norm(fresh)))
+    shift, scale = torch.randn(2, 4)
+    with torch.no_grad():
+        block.film_mixer.linear.bias.copy_(torch.cat([shift, scale]))
+        block.mlp[2].weight.zero_()
+    torch.testing.assert_close(block(x, torch.zeros(2, 1, 4)), x + (norm(x) * (1 + scale) + shift).mean(1, keepdim=True))
+
+
+def test_layer_scale_lets_the_condition_in_by_a_ten_thousandth_and_learns():
+    x, c, context, mask = torch.randn(2, 5, 8), torch.randn(2, 1, 8), torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool)
+    block = CrossBlock(8, MeanMixer(), n_heads=2, layer_scale=True)
+    torch.testing.assert_close(block(x, c, context, mask), x + 1e-4 * block.cross(block.norm_cross(x), context, mask))
+    block(x, c, context, mask).square().sum().backward()
+    for weight in (block.scale_cross.factor, block.cross.out.weight, block.cross.q.weight):
+        assert (weight.grad != 0).any()  # never 0 twice: both factors of the branch learn from the first step
 
 
 @pytest.mark.parametrize("mixer", [MeanMixer(), nn.Linear(8, 8)])

@@ -14,6 +14,14 @@ def test_features_are_cosines_then_sines_at_the_reference_frequencies():
         assert features[128 + k].item() == pytest.approx(math.sin(7 * omega), abs=1e-12)
 
 
+def test_a_closed_table_ends_at_the_longest_period():
+    features = sinusoidal_features(torch.tensor([7.0], dtype=torch.float64), 256, closed=True)[0]
+    for k in (0, 64, 127):
+        assert features[k].item() == pytest.approx(math.cos(7 * 10_000 ** (-k / 127)), abs=1e-12)
+    embed = TimeEmbedding(16, closed=True)
+    assert not torch.allclose(embed(torch.tensor([0.9])), embed.mlp(sinusoidal_features(torch.tensor([900.0]), 256)), atol=1e-3)
+
+
 def test_scaled_times_are_told_apart_and_unscaled_ones_are_not():
     times = torch.tensor([0.50, 0.51])
     scaled = sinusoidal_features(1000 * times, 256)

@@ -6,7 +6,7 @@ from counterflow.nn.attention import SelfAttention
 from counterflow.nn.trunk import Trunk
 from counterflow.types import Condition
 
-CONDITIONINGS = ["adaln", "cross", "in_context"]
+CONDITIONINGS = ["adaln", "adaln_plain", "cross", "cross_layerscale", "in_context"]
 
 
 def make_trunk(conditioning, **options):
@@ -51,3 +51,10 @@ def test_checkpointing_changes_neither_output_nor_gradient(conditioning):
 def test_unknown_conditioning_is_refused_with_the_near_one():
     with pytest.raises(ConfigError, match="'cross'"):
         make_trunk("crosss")
+
+
+def test_a_condition_of_the_trunks_own_width_is_taken_as_it_is():
+    trunk = Trunk(8, 1, None, lambda: SelfAttention(8, 2))
+    pooled = torch.randn(4, 8)
+    _, c = trunk(torch.randn(4, 6, 8), torch.full((4,), 0.3), Condition(pooled, pooled[:, None], torch.ones(4, 1, dtype=torch.bool)))
+    torch.testing.assert_close(c[:, 0], trunk.embed_time(torch.tensor(0.3)) + pooled)

@@ -17,6 +17,7 @@ BACKBONES: dict[str, str | Callable[..., nn.Module]] = {  # an import string is 
     "dit": "counterflow.backbones.dit:dit",
     "set": "counterflow.backbones.set:set_attention",
     "ssm": "counterflow.backbones.ssm:ssm",
+    "image_dit": "counterflow.backbones.image_dit:image_dit",
 }
 
 

@@ -1,4 +1,4 @@
-"""Named sizes, and the shape of a state that is a plain vector."""
+"""Named sizes, and what shape a state has."""
 
 from __future__ import annotations
 
@@ -33,3 +33,17 @@ def vector_length(state_shape: tuple[int, ...]) -> int:
     if len(state_shape) != 1 or state_shape[0] < 1:
         raise ConfigError(f"this backbone takes states that are vectors, with a shape like (50,), not {tuple(state_shape)}")
     return state_shape[0]
+
+
+def image_shape(state_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Channels, height and width of a state that is an image.
+
+    Raises
+    ------
+    ConfigError
+        If the state has another shape.
+    """
+    if len(state_shape) != 3 or min(state_shape) < 1:
+        raise ConfigError(f"this backbone takes states that are images, with a shape like (3, 32, 32), not {tuple(state_shape)}")
+    n_channels, height, width = state_shape
+    return n_channels, height, width

@@ -36,9 +36,9 @@ def verdict(table: Table, method: str) -> str:
             said[outcome].append(text)
     wrong = faults(table, method)
     sentences = [f"{verb} the best simple baseline on " + ", ".join(found) + "." for verb, found in said.items() if found]
-    numbers = [len(said[verb]) for verb in ("Better than", "Not told apart from", "Worse than")]
+    better, even, worse = (len(found) for found in said.values())
     conditions = max((table.paired(method, metric)["n"] for metric in headline(table).values()), default=0)
-    return " ".join([_lead(*numbers, bool(wrong), conditions), *wrong, *sentences])
+    return " ".join([_lead(better, even, worse, bool(wrong), conditions), *wrong, *sentences])
 
 
 def _lead(better: int, even: int, worse: int, faulty: bool, conditions: int) -> str:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from counterflow.errors import ConfigError, near
-from counterflow.nn.blocks import AdaLNBlock, CrossBlock, InContextBlock
+from counterflow.nn.blocks import AdaLNBlock, CrossBlock, InContextBlock, PlainAdaLNBlock
 from counterflow.nn.embed import TimeEmbedding
 from counterflow.nn.init import xavier_linear
 from counterflow.types import Condition
 
-Conditioning = Literal["adaln", "cross", "in_context"]
+Conditioning = Literal["adaln", "adaln_plain", "cross", "cross_layerscale", "in_context"]
 
 
 class Trunk(nn.Module):
@@ -29,14 +29,17 @@ class Trunk(nn.Module):
     depth
         Number of blocks.
     condition_dim
-        Width of the condition as the encoder gives it.
+        Width of the condition as the encoder gives it. None: it has the trunk's width, and is taken as it is.
     make_mixer
         Called once per block; returns a module from tokens to tokens. With `conditioning="in_context"` the mixer also takes a key mask.
     conditioning
         `"adaln"`: time + pooled condition modulate every block. `"cross"`: time modulates, blocks attend to the condition tokens.
-        `"in_context"`: time and condition tokens are prepended, and stripped again at the end.
+        `"in_context"`: time and condition tokens are prepended, and stripped again at the end. Two variants for comparison:
+        `"adaln_plain"` has no gates, `"cross_layerscale"` opens the cross-attention by a small learned factor instead of from 0.
     n_heads
         Heads of the cross-attention; not used otherwise.
+    embed_time
+        How the time is embedded; a `TimeEmbedding` of the default scale when None.
     checkpointing
         Recompute each block in the backward pass instead of keeping its activations.
     """
@@ -45,25 +48,28 @@ class Trunk(nn.Module):
         self,
         width: int,
         depth: int,
-        condition_dim: int,
+        condition_dim: int | None,
         make_mixer: Callable[[], nn.Module],
         conditioning: Conditioning = "adaln",
         *,
         n_heads: int = 1,
+        embed_time: TimeEmbedding | None = None,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
         make_block: dict[str, Callable[[], nn.Module]] = {
             "adaln": lambda: AdaLNBlock(width, make_mixer()),
+            "adaln_plain": lambda: PlainAdaLNBlock(width, make_mixer()),
             "cross": lambda: CrossBlock(width, make_mixer(), n_heads),
+            "cross_layerscale": lambda: CrossBlock(width, make_mixer(), n_heads, layer_scale=True),
             "in_context": lambda: InContextBlock(width, make_mixer()),
         }
         if conditioning not in make_block:
             raise ConfigError(f"no conditioning {conditioning!r}: {near(conditioning, make_block)}")
         self.conditioning = conditioning
         self.checkpointing = checkpointing
-        self.embed_time = TimeEmbedding(width)
-        self.project_condition = xavier_linear(condition_dim, width)
+        self.embed_time = embed_time or TimeEmbedding(width)
+        self.project_condition = nn.Identity() if condition_dim is None else xavier_linear(condition_dim, width)
         self.blocks = nn.ModuleList(make_block[conditioning]() for _ in range(depth))
 
     def forward(
@@ -71,15 +77,15 @@ class Trunk(nn.Module):
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b_or_1 1 d"]]:
         """The tokens after the last block, and the vector by which the head modulates.
 
-        That vector is time + condition for `"adaln"` and the time alone otherwise. A single `t` and a condition of batch 1
+        That vector is time + condition for the two kinds of AdaLN and the time alone otherwise. A single `t` and a condition of batch 1
         are embedded once and broadcast over the cells.
         """
         time = self.embed_time(t)[:, None]
-        if self.conditioning == "adaln":
+        if self.conditioning in ("adaln", "adaln_plain"):
             c = time + self.project_condition(condition.pooled)[:, None]
             return self.run_blocks(tokens, c), c
         context = self.project_condition(condition.tokens)
-        if self.conditioning == "cross":
+        if self.conditioning in ("cross", "cross_layerscale"):
             return self.run_blocks(tokens, time, context, condition.mask), time
         sequence, mask = prepend(tokens, time, context, condition.mask)
         return self.run_blocks(sequence, mask)[:, -tokens.shape[1] :], time
