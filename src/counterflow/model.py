@@ -358,9 +358,7 @@ class CounterFlow:
             ids, factual = self._ids(spec, some), self._ids(ConditionSpec(), some)
             support = support_labels(spec, some, self.vocabulary)
             with compiled(self.module.backbone, compile):
-                counts, expected = counterfactual(
-                    self.module, self.space, some, ids, factual, self._correction(spec, support), how, device
-                )
+                counts, expected = counterfactual(self.module, self.space, some, ids, factual, self._correction(spec, support), how, device)
             named = describe_rows(obs.iloc[rows], spec, self.setup, [names[row] for row in rows], support)
             blocks.append(to_anndata(counts, expected, some.library, named, var, made_by(self.config, how, specs, self.setup)))
         return stack(blocks, self.setup)

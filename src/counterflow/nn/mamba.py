@@ -17,8 +17,9 @@ from torch.nn.parameter import Parameter
 
 from counterflow.errors import ConfigError
 from counterflow.nn.init import xavier_linear
+from counterflow.nn.precision import at_least_fp32
 from counterflow.nn.s6 import s6_scan_chunked
-from counterflow.nn.ssm import GatedRMSNorm, at_least_fp32, initial_dt_bias, selective_scan_chunked
+from counterflow.nn.ssm import GatedRMSNorm, initial_dt_bias, selective_scan_chunked
 
 
 class CausalConv(nn.Conv1d):

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from counterflow.nn.ssm import at_least_fp32
+from counterflow.nn.precision import at_least_fp32
 
 
 def s6_scan_loop(

@@ -39,11 +39,7 @@ from torch.nn.parameter import Parameter
 from counterflow.errors import ConfigError, near
 from counterflow.nn.attention import check_heads
 from counterflow.nn.init import xavier_linear
-
-
-def at_least_fp32(*tensors: Tensor) -> list[Tensor]:
-    """The tensors in fp32, or as they are if more precise."""
-    return [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
+from counterflow.nn.precision import at_least_fp32
 
 
 def selective_scan_loop(
