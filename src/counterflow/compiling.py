@@ -27,7 +27,7 @@ def check_compiler() -> None:
 def compiled(network: nn.Module, wanted: bool = True) -> Iterator[None]:
     """Inside, calls of `network` run through compiled graphs, one for each shape of its arguments; the weights stay where they are.
 
-    The first call takes long (tens of seconds for a deep network), so it pays for long runs of equal batches. Copies are not compiled.
+    The first call takes a minute or more, so it pays for long runs of equal batches only. Copies are not compiled.
 
     Raises
     ------
