@@ -235,7 +235,8 @@ class CounterFlow:
         resume_from
             ``checkpoints/last.ckpt`` of an interrupted run of the same model; nothing else is read from it than tensors.
         compile
-            Train through `torch.compile`: starts after a minute or more, then runs faster. Needs a C++ compiler.
+            Train through `torch.compile`: for long fits: starts after a minute or more, then may run faster. Needs a
+            C++ compiler.
         run_dir
             Where ``metrics.csv`` and ``checkpoints/`` are kept; nothing is written without it.
         callbacks
@@ -330,7 +331,7 @@ class CounterFlow:
         on_unknown
             A perturbation without identity and features: ``error``, or ``mean`` effect with the support label ``unknown``.
         compile
-            Sample through `torch.compile`: starts after a minute or more, then runs faster. States agree to rounding, so that now and
+            Sample through `torch.compile`: starts after a minute or more, then may run faster. States agree to rounding, so that now and
             then a count differs by one. Needs a C++ compiler.
 
         Returns
