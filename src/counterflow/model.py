@@ -235,8 +235,7 @@ class CounterFlow:
         resume_from
             ``checkpoints/last.ckpt`` of an interrupted run of the same model; nothing else is read from it than tensors.
         compile
-            Train through `torch.compile`: for long fits: starts after a minute or more, then may run faster. Needs a
-            C++ compiler.
+            Train through `torch.compile`, for long fits: starts after a minute or more, then may run faster. Needs a C++ compiler.
         run_dir
             Where ``metrics.csv`` and ``checkpoints/`` are kept; nothing is written without it.
         callbacks
