@@ -12,6 +12,7 @@ BOTTOM = {"types", "errors"}
 ROOMS = {"nn", "backbones", "flow", "spaces", "conditions", "data"}
 MODEL_PARTS = (
     "threads",
+    "compiling",
     "checkpoint",
     "reference",
     "calibration",

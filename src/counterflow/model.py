@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from counterflow import spaces
 from counterflow.assembly import assemble, resolve
 from counterflow.backbones import reads_order
+from counterflow.compiling import check_compiler, compiled
 from counterflow.data.effects import AdditiveRule
 from counterflow.data.genes import chosen_genes, select_genes
 from counterflow.data.ledger import CellKeys, Ledger
@@ -221,6 +222,7 @@ class CounterFlow:
         *,
         max_seconds: float | None = None,
         set_size: int = 64,
+        compile: bool = False,
         run_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
         callbacks: Sequence[Any] = (),
@@ -239,10 +241,14 @@ class CounterFlow:
             Of AdamW, after a linear warm-up, decayed by a cosine.
         batch_size, set_size
             Target cells per step, in sets of `set_size` cells of one condition and context with as many matched controls.
+        precision
+            Of Lightning. ``bf16-mixed`` computes in bfloat16, except for norms, softmax, the states of a scan and the flow's time.
         early_stopping
             Stop when the loss on the ``val`` cells of `split_key` no longer falls.
         resume_from
             ``checkpoints/last.ckpt`` of an interrupted run of the same model; nothing else is read from it than tensors.
+        compile
+            Train through `torch.compile`, for long fits: starts after a minute or more, then may run faster. Needs a C++ compiler.
         run_dir
             Where ``metrics.csv`` and ``checkpoints/`` are kept; nothing is written without it.
         callbacks
@@ -261,6 +267,8 @@ class CounterFlow:
             raise ConfigError(f"lr={lr:g} must be positive and weight_decay={weight_decay:g} must not be negative")
         if early_stopping and not self._validation_rows().any():
             raise ConfigError("early_stopping=True needs cells to watch: mark some perturbed cells 'val' in the column of split_key")
+        if compile:
+            check_compiler()
         from counterflow import training  # noqa: F401  Lightning takes seconds to import: not on the clock
 
         started = time_module.process_time()
@@ -280,7 +288,7 @@ class CounterFlow:
         plan: dict[str, Any] = {"n_sets": n_sets, "set_size": set_size, "seed": seed, "start": 0, "stop": max_steps}
         options: dict[str, Any] = {
             "lr": lr, "weight_decay": weight_decay, "seed": seed, "progress": progress, "accelerator": accelerator, "devices": devices,
-            "precision": precision, **trainer_kwargs,
+            "precision": precision, "compile": compile, **trainer_kwargs,
         }  # fmt: skip
         recipe = Recipe(
             lambda seen: self.build_module(order, seen),
@@ -333,6 +341,7 @@ class CounterFlow:
         guidance_interval: tuple[float, float] | None = None,
         seed: int = 0,
         on_unknown: Literal["error", "mean"] = "error",
+        compile: bool = False,
     ) -> AnnData:
         """Control cells as they would look under other conditions.
 
@@ -353,6 +362,9 @@ class CounterFlow:
             Of counting noise and source noise. A cell's draw depends on the seed and the cell alone.
         on_unknown
             A perturbation without identity and features: ``error``, or ``mean`` effect with the support label ``unknown``.
+        compile
+            Sample through `torch.compile`: starts after a minute or more, then may run faster. States agree to rounding, so that now and
+            then a count differs by one. Needs a C++ compiler.
 
         Returns
         -------
@@ -378,7 +390,8 @@ class CounterFlow:
             some = cells.rows(rows)
             ids, factual = self._ids(spec, some), self._ids(ConditionSpec(), some)
             support = support_labels(spec, some, self.vocabulary)
-            counts, expected = counterfactual(self.module, self.space, some, ids, factual, self._correction(spec, support), how, device)
+            with compiled(self.module.backbone, compile):
+                counts, expected = counterfactual(self.module, self.space, some, ids, factual, self._correction(spec, support), how, device)
             named = describe_rows(obs.iloc[rows], spec, self.setup, [names[row] for row in rows], support)
             blocks.append(to_anndata(counts, expected, some.library, named, var, made_by(self.config, how, specs, self.setup)))
         return stack(blocks, self.setup)

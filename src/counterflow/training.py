@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from counterflow.compiling import compiled
 from counterflow.data.datamodule import StepDataset
 from counterflow.errors import CheckpointError, DataError
 from counterflow.module import FlowModule
@@ -94,6 +95,7 @@ def fit(
     accelerator: str = "auto",
     devices: Any = "auto",
     precision: Any = "32-true",
+    compile: bool = False,
     callbacks: Sequence[L.Callback] = (),
     **trainer_kwargs: Any,
 ) -> list[dict[str, float]]:
@@ -121,7 +123,7 @@ def fit(
     if resume_from is not None:
         train.start = _step_of(resume_from)
     module.train()
-    with _quiet_lightning(), threads_for(module):
+    with _quiet_lightning(), threads_for(module), compiled(module.backbone, compile):
         trainer = L.Trainer(
             max_steps=train.stop,
             max_epochs=-1,

@@ -58,3 +58,26 @@ def test_a_condition_of_the_trunks_own_width_is_taken_as_it_is():
     pooled = torch.randn(4, 8)
     _, c = trunk(torch.randn(4, 6, 8), torch.full((4,), 0.3), Condition(pooled, pooled[:, None], torch.ones(4, 1, dtype=torch.bool)))
     torch.testing.assert_close(c[:, 0], trunk.embed_time(torch.tensor(0.3)) + pooled)
+
+
+def kept_bytes(trunk, tokens, condition):
+    """What the forward pass keeps for the backward pass, weights left out."""
+    weights, kept = {p.data_ptr() for p in trunk.parameters()}, {}
+
+    def keep(tensor):
+        if tensor.data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out, _ = trunk(tokens, torch.rand(len(tokens)), condition)
+    del out
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_checkpointing_keeps_a_fraction_of_the_memory(conditioning):
+    tokens, condition = torch.randn(16, 64, 8), make_condition(16)
+    everything, inputs = (kept_bytes(make_trunk(conditioning, checkpointing=wanted), tokens, condition) for wanted in (False, True))
+    assert inputs < 0.2 * everything
+    assert inputs >= 2 * tokens.nbytes  # the input of each of the two blocks

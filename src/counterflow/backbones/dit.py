@@ -34,6 +34,7 @@ def dit(
     n_heads: int | None = None,
     genes_per_token: int | None = None,
     feature_order: Int[Tensor, "s"] | None = None,
+    qk_norm: bool = False,
     checkpointing: bool = False,
 ) -> TokenBackbone:
     """A transformer over the genes of a cell.
@@ -52,6 +53,8 @@ def dit(
         Genes that share a token; None takes as many as keep the tokens at 256 or fewer.
     feature_order
         A permutation of the features that puts together those that should share a token; without effect at one gene per token.
+    qk_norm
+        Normalise queries and keys: keeps attention in bounds when training in bfloat16, or with a high learning rate.
     checkpointing
         Trade time for memory: recompute each block in the backward pass.
 
@@ -70,7 +73,7 @@ def dit(
         chosen["width"],
         chosen["depth"],
         condition_dim,
-        lambda: SelfAttention(chosen["width"], chosen["n_heads"]),
+        lambda: SelfAttention(chosen["width"], chosen["n_heads"], qk_norm=qk_norm),
         conditioning,
         n_heads=chosen["n_heads"],
         checkpointing=checkpointing,

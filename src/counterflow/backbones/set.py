@@ -26,6 +26,7 @@ def set_attention(
     depth: int | None = None,
     n_heads: int | None = None,
     n_inducing: int | None = None,
+    qk_norm: bool = False,
     checkpointing: bool = False,
 ) -> TokenBackbone:
     """A permutation-equivariant network over the genes of a cell, one token per gene.
@@ -42,6 +43,8 @@ def set_attention(
         `"XS"`, `"S"`, `"B"` or `"L"`; `width`, `depth`, `n_heads` and `n_inducing` override its numbers.
     conditioning
         `"adaln"`, `"cross"` or `"in_context"`, see `counterflow.nn.trunk.Trunk`.
+    qk_norm
+        Normalise queries and keys: keeps attention in bounds when training in bfloat16, or with a high learning rate.
     checkpointing
         Trade time for memory: recompute each block in the backward pass.
 
@@ -56,7 +59,7 @@ def set_attention(
         chosen["width"],
         chosen["depth"],
         condition_dim,
-        lambda: InducedSetAttention(chosen["width"], chosen["n_heads"], chosen["n_inducing"]),
+        lambda: InducedSetAttention(chosen["width"], chosen["n_heads"], chosen["n_inducing"], qk_norm=qk_norm),
         conditioning,
         n_heads=chosen["n_heads"],
         checkpointing=checkpointing,

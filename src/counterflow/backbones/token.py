@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from counterflow.errors import ConfigError
+from counterflow.nn.packing import Packed
+from counterflow.nn.tokens import GeneTokenizer
 from counterflow.types import Condition
 
 
@@ -35,3 +41,31 @@ class TokenBackbone(nn.Module):
         which = () if features is None else (features,)
         tokens, c = self.trunk(self.tokenizer(x, *which), t, condition)
         return self.head(tokens, c, *which).to(x.dtype)
+
+    def panels(
+        self, x: Sequence[Float[Tensor, "s"]], t: Float[Tensor, "..."], condition: Condition, features: Sequence[Int[Tensor, "s"]]
+    ) -> list[Float[Tensor, "s"]]:
+        """Velocities of cells that were measured on panels of their own, in one packed batch (see `counterflow.nn.packing`).
+
+        Parameters
+        ----------
+        x
+            The states, one vector per cell.
+        t, condition
+            As in `forward`, one row per cell (or a single one).
+        features
+            For each cell, the indices of the genes in its `x`.
+
+        Raises
+        ------
+        ConfigError
+            If the network reads the genes in a stored order, or several of them in one token.
+        """
+        if not isinstance(self.tokenizer, GeneTokenizer) or self.tokenizer.layout.order is not None:
+            raise ConfigError("cells of different panels have no common order: use the backbone 'set', 'dit' or 'ssm' with order='none', "
+                              "at genes_per_token=1")  # fmt: skip
+        lengths = [len(values) for values in x]
+        layout, genes = Packed(torch.tensor(lengths, device=x[0].device)), torch.cat(list(features))
+        tokens, c = self.trunk(self.tokenizer(torch.cat(list(x))[None], genes), t, condition, layout)
+        velocity = self.head(tokens, layout.spread(c), genes)[0]
+        return list(velocity.to(x[0].dtype).split(lengths))

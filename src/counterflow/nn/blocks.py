@@ -13,7 +13,8 @@ from torch.nn.parameter import Parameter
 
 from counterflow.nn.attention import CrossAttention
 from counterflow.nn.init import xavier_linear
-from counterflow.nn.modulation import AdaLNZero, FiLM, modulate
+from counterflow.nn.modulation import AdaLNZero, FiLM, Modulation, modulate
+from counterflow.nn.packing import RECTANGULAR, Layout
 
 
 def plain_norm(width: int) -> nn.LayerNorm:
@@ -24,6 +25,11 @@ def plain_norm(width: int) -> nn.LayerNorm:
 def token_mlp(width: int, ratio: int = 4) -> nn.Sequential:
     """The per-token half of a block: Linear, GELU (tanh), Linear."""
     return nn.Sequential(xavier_linear(width, ratio * width), nn.GELU(approximate="tanh"), xavier_linear(ratio * width, width))
+
+
+def spread(modulations: list[Modulation], layout: Layout) -> list[Modulation]:
+    """Modulations of cells, made ready for the tokens of that layout."""
+    return [Modulation(*map(layout.spread, modulation)) for modulation in modulations]
 
 
 class AdaLNBlock(nn.Module):
@@ -38,10 +44,10 @@ class AdaLNBlock(nn.Module):
         self.norm_mixer, self.mixer = plain_norm(width), mixer
         self.norm_mlp, self.mlp = plain_norm(width), token_mlp(width)
 
-    def forward(self, x: Float[Tensor, "b n d"], c: Float[Tensor, "#b 1 d"]) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Float[Tensor, "b n d"], c: Float[Tensor, "#cells 1 d"], layout: Layout = RECTANGULAR) -> Float[Tensor, "b n d"]:
         """`c` is the time embedding plus the projected condition."""
-        mix, mlp = self.modulation(c)
-        x = x + mix.gate * self.mixer(modulate(self.norm_mixer(x), mix.shift, mix.scale))
+        mix, mlp = spread(self.modulation(c), layout)
+        x = x + mix.gate * layout.mix(self.mixer, modulate(self.norm_mixer(x), mix.shift, mix.scale))
         return x + mlp.gate * self.mlp(modulate(self.norm_mlp(x), mlp.shift, mlp.scale))
 
 
@@ -54,9 +60,10 @@ class PlainAdaLNBlock(nn.Module):
         self.norm_mixer, self.mixer = plain_norm(width), mixer
         self.norm_mlp, self.mlp = plain_norm(width), token_mlp(width)
 
-    def forward(self, x: Float[Tensor, "b n d"], c: Float[Tensor, "#b 1 d"]) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Float[Tensor, "b n d"], c: Float[Tensor, "#cells 1 d"], layout: Layout = RECTANGULAR) -> Float[Tensor, "b n d"]:
         """`c` is the time embedding plus the projected condition."""
-        x = x + self.mixer(self.film_mixer(self.norm_mixer(x), c))
+        c = layout.spread(c)
+        x = x + layout.mix(self.mixer, self.film_mixer(self.norm_mixer(x), c))
         return x + self.mlp(self.film_mlp(self.norm_mlp(x), c))
 
 
@@ -90,12 +97,17 @@ class CrossBlock(nn.Module):
             nn.init.zeros_(self.cross.out.weight)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], c: Float[Tensor, "#b 1 d"], context: Float[Tensor, "#b k d"], mask: Bool[Tensor, "#b k"]
+        self,
+        x: Float[Tensor, "b n d"],
+        c: Float[Tensor, "#cells 1 d"],
+        context: Float[Tensor, "#cells k d"],
+        mask: Bool[Tensor, "#cells k"],
+        layout: Layout = RECTANGULAR,
     ) -> Float[Tensor, "b n d"]:
         """`c` is the time embedding, `context` the projected condition tokens, `mask` says which of them are real."""
-        mix, mlp = self.modulation(c)
-        x = x + mix.gate * self.mixer(modulate(self.norm_mixer(x), mix.shift, mix.scale))
-        x = x + self.scale_cross(self.cross(self.norm_cross(x), context, mask))
+        mix, mlp = spread(self.modulation(c), layout)
+        x = x + mix.gate * layout.mix(self.mixer, modulate(self.norm_mixer(x), mix.shift, mix.scale))
+        x = x + self.scale_cross(layout.by_cell(lambda tokens: self.cross(tokens, context, mask), self.norm_cross(x)))
         return x + mlp.gate * self.mlp(modulate(self.norm_mlp(x), mlp.shift, mlp.scale))
 
 

@@ -50,7 +50,8 @@ class TimeEmbedding(nn.Module):
         """Embed one time per cell, or a single time (a scalar or shape [1]) once, as one row to broadcast."""
         t = t.reshape(-1).to(torch.promote_types(t.dtype, torch.float32))  # in bf16 neighbouring times would fall together
         features = sinusoidal_features(t * self.time_scale, self.n_frequencies, closed=self.closed)
-        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
+        with torch.autocast(t.device.type, enabled=False):
+            return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
 def sincos_1d(positions: Float[Tensor, "n"], width: int) -> Float[Tensor, "n d"]:

@@ -4,11 +4,12 @@ Glossary (as in the paper; the two letters that mean something else in the rest 
 
     b   cells                        n  tokens, l in the paper         h  heads
     p   channels per head            e  state size, N in the paper     q  tokens per chunk
+    g   groups of k = h / g heads that share B and C
     x   (b, n, h, p)  what is written to the state
     dt  (b, n, h)     step size, > 0: how much a token writes, and how far the state decays; 0 = the token is skipped
     A   (h,)          decay rate, <= 0; 0 = nothing is ever forgotten
-    B*  (b, n, e)     where in the state a token writes (its key); one group, shared by all heads
-    C*  (b, n, e)     where in the state a token reads (its query); shared by all heads
+    B*  (b, n, g, e)  where in the state a token writes (its key)
+    C*  (b, n, g, e)  where in the state a token reads (its query)
     D*  (h,)          skip connection
     S   (b, h, e, p)  the state
     y   (b, n, h, p)  what is read
@@ -19,7 +20,8 @@ The recurrence is::
     S_i = exp(dt_i A) S_{i-1} + B_i (dt_i x_i)^T          y_i = C_i S_i          then + D x_i, once
 
 `selective_scan_loop` says exactly this and is the specification. `selective_scan_chunked` computes the same with matrix products
-and is what the mixer calls. Both work in fp32 (fp64 for fp64 input) whatever autocast says: decays and sums do not survive bf16.
+and is what the mixers call: `BidirectionalSSM` here, for gene tokens, and the causal one of the paper in `counterflow.nn.mamba`.
+Both work in fp32 (fp64 for fp64 input) whatever autocast says: decays and sums do not survive bf16.
 """
 
 from __future__ import annotations
@@ -37,25 +39,26 @@ from torch.nn.parameter import Parameter
 from counterflow.errors import ConfigError, near
 from counterflow.nn.attention import check_heads
 from counterflow.nn.init import xavier_linear
-
-
-def at_least_fp32(*tensors: Tensor) -> list[Tensor]:
-    """The tensors in fp32, or as they are if more precise."""
-    return [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
+from counterflow.nn.precision import at_least_fp32
 
 
 def selective_scan_loop(
-    x: Float[Tensor, "b n h p"], dt: Float[Tensor, "b n h"], A: Float[Tensor, "h"], B: Float[Tensor, "b n e"], C: Float[Tensor, "b n e"]
+    x: Float[Tensor, "b n h p"],
+    dt: Float[Tensor, "b n h"],
+    A: Float[Tensor, "h"],
+    B: Float[Tensor, "b n g e"],
+    C: Float[Tensor, "b n g e"],
 ) -> Float[Tensor, "b n h p"]:
     """The recurrence, one token after another: slow and obvious, the specification of the fast scan."""
     x, dt, A, B, C = at_least_fp32(x, dt, A, B, C)
+    B, C = (part.repeat_interleave(x.shape[2] // part.shape[2], dim=2) for part in (B, C))  # b n h e
     state = x.new_zeros(x.shape[0], x.shape[2], B.shape[-1], x.shape[3])
     reads = []
     with torch.autocast(x.device.type, enabled=False):
         for i in range(x.shape[1]):
             decay = torch.exp(dt[:, i] * A)[:, :, None, None]
-            state = decay * state + torch.einsum("be,bhp->bhep", B[:, i], dt[:, i, :, None] * x[:, i])
-            reads.append(torch.einsum("be,bhep->bhp", C[:, i], state))
+            state = decay * state + torch.einsum("bhe,bhp->bhep", B[:, i], dt[:, i, :, None] * x[:, i])
+            reads.append(torch.einsum("bhe,bhep->bhp", C[:, i], state))
     return torch.stack(reads, dim=1)
 
 
@@ -63,36 +66,35 @@ def selective_scan_chunked(
     x: Float[Tensor, "b n h p"],
     dt: Float[Tensor, "b n h"],
     A: Float[Tensor, "h"],
-    B: Float[Tensor, "b n e"],
-    C: Float[Tensor, "b n e"],
-    chunk: int = 64,
+    B: Float[Tensor, "b n g e"],
+    C: Float[Tensor, "b n g e"],
+    chunk: int | None = None,
 ) -> Float[Tensor, "b n h p"]:
     """The same scan by matrix products inside chunks and a recurrence over chunks.
 
-    Within 1e-5 of the loop relative to `max|y|` in fp32 and 1e-12 in fp64. The fp32 error grows with `chunk`.
+    Within 1e-5 of the loop relative to `max|y|` in fp32 and 1e-12 in fp64. The fp32 error grows with `chunk`; None takes 32 tokens
+    on a CPU (smaller products, less work above the diagonal) and 64 elsewhere (fewer launches).
     """
     x, dt, A, B, C = at_least_fp32(x, dt, A, B, C)
-    n_tokens = x.shape[1]
-    chunk = min(chunk, n_tokens)
+    n_tokens, n_groups = x.shape[1], B.shape[2]
+    chunk = min(chunk or (32 if x.device.type == "cpu" else 64), n_tokens)
     padding = -n_tokens % chunk  # padded tokens have dt = 0: they neither write nor decay
-    dt = F.pad(dt, (0, 0, 0, padding))
-    written = dt[..., None] * F.pad(x, (0, 0, 0, 0, 0, padding))
-    B, C = F.pad(B, (0, 0, 0, padding)), F.pad(C, (0, 0, 0, padding))
+    x, dt, B, C = (F.pad(part, (0, 0) * (part.ndim - 2) + (0, padding)) for part in (x, dt, B, C))
 
     with torch.autocast(x.device.type, enabled=False):
-        written = rearrange(written, "b (c q) h p -> b c h q p", q=chunk)
-        B = rearrange(B, "b (c q) e -> b c 1 q e", q=chunk)
-        C = rearrange(C, "b (c q) e -> b c 1 q e", q=chunk)
-        log_decay = rearrange(dt * A, "b (c q) h -> b c h q", q=chunk).cumsum(-1)  # from the chunk's start up to and including i
+        written = rearrange(dt[..., None] * x, "b (c q) (g k) p -> b c g k q p", q=chunk, g=n_groups)
+        B = rearrange(B, "b (c q) g e -> b c g 1 q e", q=chunk)
+        C = rearrange(C, "b (c q) g e -> b c g 1 q e", q=chunk)
+        log_decay = rearrange(dt * A, "b (c q) (g k) -> b c g k q", q=chunk, g=n_groups).cumsum(-1)  # from the chunk's start, i included
 
         # 1. Inside a chunk, token i reads what tokens j <= i wrote, decayed from j to i. Mask before exp: above the diagonal it overflows.
         future = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).triu(1)
-        between = (log_decay[..., :, None] - log_decay[..., None, :]).masked_fill(future, -torch.inf).exp()  # b c h i j
+        between = (log_decay[..., :, None] - log_decay[..., None, :]).masked_fill(future, -torch.inf).exp()  # b c g k i j
         y = ((C @ B.mT) * between) @ written
 
         # 2. What each chunk leaves in the state at its end.
         to_end = (log_decay[..., -1:] - log_decay).exp()[..., None]
-        left = B.mT @ (to_end * written)  # b c h e p
+        left = B.mT @ (to_end * written)  # b c g k e p
 
         # 3. Carry the state from chunk to chunk.
         across = log_decay[..., -1].exp()[..., None, None]
@@ -103,11 +105,11 @@ def selective_scan_chunked(
 
         # 4. Every token also reads the state its chunk began with, decayed up to it.
         y = y + log_decay.exp()[..., None] * (C @ torch.stack(before, dim=1))
-        return rearrange(y, "b c h q p -> b (c q) h p")[:, :n_tokens]
+        return rearrange(y, "b c g k q p -> b (c q) (g k) p")[:, :n_tokens]
 
 
 def unordered_scan(
-    x: Float[Tensor, "b n h p"], dt: Float[Tensor, "b n h"], B: Float[Tensor, "b n e"], C: Float[Tensor, "b n e"]
+    x: Float[Tensor, "b n h p"], dt: Float[Tensor, "b n h"], B: Float[Tensor, "b n g e"], C: Float[Tensor, "b n g e"]
 ) -> Float[Tensor, "b n h p"]:
     """The scan with A = 0, where every token reads what all tokens wrote: linear attention, O(N), permutation-equivariant.
 
@@ -116,15 +118,30 @@ def unordered_scan(
     """
     x, dt, B, C = at_least_fp32(x, dt, B, C)
     with torch.autocast(x.device.type, enabled=False):
-        weight = dt / dt.sum(1, keepdim=True)
-        state = torch.einsum("bne,bnhp->bhep", B, weight[..., None] * x)
-        return torch.einsum("bne,bhep->bnhp", C, state)
+        weighted = rearrange((dt / dt.sum(1, keepdim=True))[..., None] * x, "b n (g k) p -> b n g k p", g=B.shape[2])
+        state = torch.einsum("bnge,bngkp->bgkep", B, weighted)
+        return rearrange(torch.einsum("bnge,bgkep->bngkp", C, state), "b n g k p -> b n (g k) p")
 
 
 def initial_dt_bias(n: int, low: float = 1e-3, high: float = 0.1) -> Float[Tensor, "n"]:
     """Biases whose softplus is log-uniform in [low, high]."""
     dt = torch.exp(math.log(low) + torch.rand(n) * (math.log(high) - math.log(low)))
     return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
+
+
+class GatedRMSNorm(nn.Module):
+    """`RMSNorm(y * silu(z)) * weight`, normalised within each of `n_groups` equal parts of the channels, in fp32 at least."""
+
+    def __init__(self, width: int, n_groups: int = 1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.n_groups, self.eps = n_groups, eps
+        self.weight = Parameter(torch.ones(width))
+
+    def forward(self, y: Float[Tensor, "b n d"], z: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """The gated and normalised channels."""
+        y, z = at_least_fp32(y, z)
+        gated = (y * F.silu(z)).unflatten(-1, (self.n_groups, -1))
+        return (gated * torch.rsqrt(gated.square().mean(-1, keepdim=True) + self.eps)).flatten(-2) * self.weight
 
 
 class BidirectionalSSM(nn.Module):
@@ -162,30 +179,29 @@ class BidirectionalSSM(nn.Module):
         if order == "stored":
             self.A_log = Parameter(torch.arange(1.0, n_heads + 1).log().repeat(2, 1))  # forward, backward
         self.D = Parameter(torch.ones(n_heads))
-        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.norm = GatedRMSNorm(width)
         self.out_proj = xavier_linear(width, width, bias=False)
 
     def forward(self, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "#b n"] | None = None) -> Float[Tensor, "b n d"]:
         """Mix the tokens; those with `mask` False neither write nor let the state decay."""
         z, x, B, C, dt = self.in_proj(tokens).split(self.sizes, dim=-1)
-        x, B, C = F.silu(x), F.silu(B), F.silu(C)
+        x, B, C = F.silu(x), F.silu(B)[:, :, None], F.silu(C)[:, :, None]  # one group: all heads share B and C
         x = rearrange(x, "b n (h p) -> b n h p", h=self.n_heads)
         dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
         if mask is not None:
             dt = dt * mask[..., None]
         y = self.scan(x, dt, B, C) + self.D[:, None] * x  # D x once: both passes of the scan contain token i
         y = rearrange(y, "b n h p -> b n (h p)")
-        return self.out_proj(self.norm(y * F.silu(z)))
+        return self.out_proj(self.norm(y, z).to(tokens.dtype))
 
     def scan(
-        self, x: Float[Tensor, "b n h p"], dt: Float[Tensor, "b n steps"], B: Float[Tensor, "b n e"], C: Float[Tensor, "b n e"]
+        self, x: Float[Tensor, "b n h p"], dt: Float[Tensor, "b n steps"], B: Float[Tensor, "b n 1 e"], C: Float[Tensor, "b n 1 e"]
     ) -> Float[Tensor, "b n h p"]:
         """One unordered sum, or a forward plus a backward scan."""
         if self.order == "none":
             return unordered_scan(x, dt, B, C)
         A_forward, A_backward = -self.A_log.exp()
         dt_forward, dt_backward = dt.chunk(2, dim=-1)
-        chunk = 32 if x.device.type == "cpu" else 64  # smaller products and less work above the diagonal, against fewer launches
-        forward = selective_scan_chunked(x, dt_forward, A_forward, B, C, chunk)
-        backward = selective_scan_chunked(x.flip(1), dt_backward.flip(1), A_backward, B.flip(1), C.flip(1), chunk)
+        forward = selective_scan_chunked(x, dt_forward, A_forward, B, C)
+        backward = selective_scan_chunked(x.flip(1), dt_backward.flip(1), A_backward, B.flip(1), C.flip(1))
         return forward + backward.flip(1)

@@ -119,5 +119,6 @@ class GeneHead(nn.Module):
         columns, rows = self.layout(features)
         weight, bias = (self.weight, self.bias) if rows is None else (self.weight[rows], self.bias[rows])
         values = torch.einsum("bnd,ndk->bnk", self.film(self.norm(tokens), c), weight) + bias
-        values = rearrange(values, "b n k -> b (n k)")[:, : self.n_features]
+        values = rearrange(values, "b n k -> b (n k)")
+        values = values[:, : self.n_features] if rows is None else values  # what pads the last token
         return values if columns is None else torch.empty_like(values).index_copy(1, columns, values)

@@ -14,6 +14,7 @@ from counterflow.errors import ConfigError, near
 from counterflow.nn.blocks import AdaLNBlock, CrossBlock, InContextBlock, PlainAdaLNBlock
 from counterflow.nn.embed import TimeEmbedding
 from counterflow.nn.init import xavier_linear
+from counterflow.nn.packing import RECTANGULAR, Layout, Packed
 from counterflow.types import Condition
 
 Conditioning = Literal["adaln", "adaln_plain", "cross", "cross_layerscale", "in_context"]
@@ -73,24 +74,27 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(make_block[conditioning]() for _ in range(depth))
 
     def forward(
-        self, tokens: Float[Tensor, "b n d"], t: Float[Tensor, "..."], condition: Condition
+        self, tokens: Float[Tensor, "b n d"], t: Float[Tensor, "..."], condition: Condition, layout: Layout = RECTANGULAR
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b_or_1 1 d"]]:
         """The tokens after the last block, and the vector by which the head modulates.
 
         That vector is time + condition for the two kinds of AdaLN and the time alone otherwise. A single `t` and a condition of batch 1
-        are embedded once and broadcast over the cells.
+        are embedded once and broadcast over the cells. With a `Packed` layout `tokens` are those of all cells one after another.
         """
         time = self.embed_time(t)[:, None]
         if self.conditioning in ("adaln", "adaln_plain"):
             c = time + self.project_condition(condition.pooled)[:, None]
-            return self.run_blocks(tokens, c), c
+            return self.run_blocks(tokens, c, layout), c
         context = self.project_condition(condition.tokens)
         if self.conditioning in ("cross", "cross_layerscale"):
-            return self.run_blocks(tokens, time, context, condition.mask), time
+            return self.run_blocks(tokens, time, context, condition.mask, layout), time
+        if isinstance(layout, Packed):  # in-context tokens belong to every cell: here the cells are kept apart throughout
+            sequence, mask = prepend(layout.pad(tokens), time, context, condition.mask, layout.mask)
+            return layout.pack(self.run_blocks(sequence, mask)[:, -layout.mask.shape[1] :]), time
         sequence, mask = prepend(tokens, time, context, condition.mask)
         return self.run_blocks(sequence, mask)[:, -tokens.shape[1] :], time
 
-    def run_blocks(self, tokens: Float[Tensor, "b n d"], *signals: Tensor) -> Float[Tensor, "b n d"]:
+    def run_blocks(self, tokens: Float[Tensor, "b n d"], *signals: Tensor | Layout) -> Float[Tensor, "b n d"]:
         """Pass the tokens through every block; `signals` is what this kind of block listens to."""
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
@@ -101,10 +105,15 @@ class Trunk(nn.Module):
 
 
 def prepend(
-    tokens: Float[Tensor, "b n d"], time: Float[Tensor, "#b 1 d"], context: Float[Tensor, "#b k d"], mask: Bool[Tensor, "#b k"]
+    tokens: Float[Tensor, "b n d"],
+    time: Float[Tensor, "#b 1 d"],
+    context: Float[Tensor, "#b k d"],
+    mask: Bool[Tensor, "#b k"],
+    token_mask: Bool[Tensor, "b n"] | None = None,
 ) -> tuple[Float[Tensor, "b m d"], Bool[Tensor, "b m"]]:
-    """The sequence [time | condition tokens | tokens] and its key mask; only condition tokens can be padding."""
+    """The sequence [time | condition tokens | tokens] and its key mask; `mask` and `token_mask` are False at padding."""
     n_cells, n_tokens, _ = tokens.shape
     mask = mask.expand(n_cells, -1)
     sequence = torch.cat([time.expand(n_cells, -1, -1), context.expand(n_cells, -1, -1), tokens], dim=1)
-    return sequence, torch.cat([mask.new_ones(n_cells, 1), mask, mask.new_ones(n_cells, n_tokens)], dim=1)
+    token_mask = mask.new_ones(n_cells, n_tokens) if token_mask is None else token_mask
+    return sequence, torch.cat([mask.new_ones(n_cells, 1), mask, token_mask], dim=1)
