@@ -22,7 +22,7 @@ from counterflow.evaluate.plots import (
 )  # fmt: skip
 from counterflow.evaluate.scoring import CEILING
 from counterflow.evaluate.table import BASELINE, UNIT, Table, arrow, self_test_text
-from counterflow.evaluate.verdict import headline
+from counterflow.evaluate.verdict import faults, findings, headline, judgement, overall
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,9 @@ def write_report(table: Table, file: str | os.PathLike[str], *, title: str = "Co
     summary = table.summary(metrics) if metrics else pd.DataFrame()
     text = page.render(
         title=title,
-        verdicts=[(model, table.verdict(model)) for model in table.models],
+        overall=overall(table),
+        questions=list(headline(table)),
+        cards=[_card(table, model) for model in table.models],
         where=_where(table),
         dots=_svg(dot_plot(table, summary)) if len(summary) else "",
         scatters=[(metric, _svg(scatter(table, metric))) for metric in metrics] if table.models else [],
@@ -93,6 +95,26 @@ def _cells(table: Table) -> list[dict[str, Any]]:
     return result
 
 
+MARKS = {"better": "▲", "even": "=", "worse": "▼"}
+
+
+def _card(table: Table, model: str) -> dict[str, Any]:
+    """What the first screen says of a model: what to do, and for each question its score beside the best simple baseline's."""
+    found, wrong = findings(table, model), faults(table, model)
+    badge, lead = judgement(found, bool(wrong))
+    cells = []
+    by_question = {finding.question: finding for finding in found}
+    for question in headline(table):
+        finding = by_question.get(question)
+        if finding is None:
+            cells.append({"outcome": "", "text": "n/a", "detail": ""})
+            continue
+        detail = f"{finding.baseline} {finding.baseline_value:.3f}; ceiling {finding.ceiling:.3f}"
+        cells.append({"outcome": finding.outcome, "text": f"{MARKS[finding.outcome]} {finding.value:.3f}", "detail": detail})
+    return {"model": model, "badge": badge, "kind": badge.split()[0].lower(), "why": " ".join([lead, *wrong]), "cells": cells,
+            "words": table.verdict(model)}  # fmt: skip
+
+
 def _examples(table: Table, metrics: list[str]) -> list[tuple[str, list[str]]]:
     """Example condition -> its figures."""
     methods = shown_methods(table, metrics[0]) if metrics else []
@@ -143,12 +165,22 @@ table{border-collapse:collapse;font-size:.85rem}
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e4e9ee;white-space:nowrap}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}
 td small{display:block;color:#6b7885}tr.model td{background:#fbf3ee}tr.ceiling td{background:#eef6f0}td.best{font-weight:700}
+th small{display:block;font-weight:400;color:#6b7885}.cards td{vertical-align:top}td.badge{text-align:left;font-weight:700}
+td.better{color:#1f6b3f}td.worse{color:#b3261e}.badge.use{color:#1f6b3f}.badge.do{color:#b3261e}.badge.mixed{color:#9a5b00}
 .fail{color:#b3261e;font-weight:700}details{margin:.6rem 0}p.lead{color:#52606d;margin:.2rem 0}
 </style></head><body>
 <h1>{{ title }}</h1>
 <p class="lead">{{ where }}</p>
-{% for model, text in verdicts %}<div class="verdict"><b>{{ model }}</b>: {{ text }}</div>{% else %}
-<div class="verdict">No model in this table: simple baselines, floor and ceiling only.</div>{% endfor %}
+<div class="verdict">{{ overall }}</div>
+{% if cards %}<div class="wide"><table class="cards"><tr><th>model</th><th></th>
+{% for question in questions %}<th>{{ question }}<small>{{ metrics[loop.index0] }}</small></th>{% endfor %}</tr>
+{% for card in cards %}<tr><td>{{ card.model }}</td><td class="badge {{ card.kind }}">{{ card.badge }}</td>
+{% for c in card.cells %}<td class="{{ c.outcome }}">{{ c.text }}<small>{{ c.detail }}</small></td>{% endfor %}</tr>
+{% endfor %}</table></div>
+<p class="lead">▲ better, = not told apart, ▼ worse than the best simple baseline (signed-rank test over conditions, p < .05; below six
+conditions the sign alone). Small print: the best simple baseline of that metric, and the ceiling.</p>
+<details{% if cards | length < 4 %} open{% endif %}><summary>In words</summary>
+{% for card in cards %}<p><b>{{ card.model }}</b>: {{ card.words }}</p>{% endfor %}</details>{% endif %}
 {% for name, text in self_tests if 'NOT' in text %}<p class="fail">Self-test of the scoring PCA, {{ name }}: {{ text }}</p>{% endfor %}
 {% if dots %}<h2>Between one generic response and repeating the experiment</h2><div class="wide">{{ dots | safe }}</div>{% endif %}
 <h2>All scores</h2>

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from counterflow.evaluate.scoring import CEILING
 from counterflow.evaluate.table import FEWEST_TESTED
 
 if TYPE_CHECKING:
@@ -27,47 +29,95 @@ def headline(table: Table) -> dict[str, str]:
     return {family: next(name for name in names if name in finite) for family, names in FAMILIES.items() if set(names) & finite}
 
 
+@dataclass(frozen=True)
+class Finding:
+    """One question asked of a method: where it stands to the best simple baseline of that metric."""
+
+    question: str
+    metric: str
+    value: float
+    baseline: str
+    baseline_value: float
+    ceiling: float
+    gain: float  # mean over conditions; positive is better
+    won: float  # share of the conditions
+    n: int
+    p: float  # nan where there are too few conditions to test
+
+    @property
+    def outcome(self) -> str:
+        """``better``, ``even`` or ``worse``. Fewer than six conditions allow no test: there the sign decides."""
+        if abs(self.gain) < 1e-9 or (np.isfinite(self.p) and self.p > 0.05):
+            return "even"
+        return "better" if self.gain > 0 else "worse"
+
+    def __str__(self) -> str:
+        how = "better" if self.gain > 0 else "worse"
+        test = f"p = {self.p:.2g}" if np.isfinite(self.p) else "too few to test"
+        return f"{self.metric} ({how} by {abs(self.gain):.2g} than {self.baseline}, better in {self.won:.0%} of {self.n}, {test})"
+
+
+def findings(table: Table, method: str) -> list[Finding]:
+    """What is found for each question that can be asked of the table."""
+    result = []
+    for question, metric in headline(table).items():
+        found = table.paired(method, metric)
+        if found["baseline"] is None or not np.isfinite(found["gain"]):
+            continue
+        means = table.per_condition(metric).mean()
+        result.append(
+            Finding(
+                question, metric, float(means[method]), found["baseline"], float(means[found["baseline"]]),
+                float(means.get(CEILING, np.nan)), found["gain"], found["won"], found["n"], found["p"],
+            )
+        )  # fmt: skip
+    return result
+
+
 def verdict(table: Table, method: str) -> str:
-    """One sentence to act on; then wins, draws and losses against the best simple baseline of each metric; then known faults."""
-    said: dict[str, list[str]] = {"Better than": [], "Not told apart from": [], "Worse than": []}
-    for metric in headline(table).values():
-        outcome, text = _against_best(table, method, metric)
-        if outcome:
-            said[outcome].append(text)
-    wrong = faults(table, method)
-    sentences = [f"{verb} the best simple baseline on " + ", ".join(found) + "." for verb, found in said.items() if found]
-    better, even, worse = (len(found) for found in said.values())
-    conditions = max((table.paired(method, metric)["n"] for metric in headline(table).values()), default=0)
-    return " ".join([_lead(better, even, worse, bool(wrong), conditions), *wrong, *sentences])
+    """One sentence to act on; then known faults; then wins, draws and losses against the best simple baseline of each metric."""
+    found, wrong = findings(table, method), faults(table, method)
+    badge, lead = judgement(found, bool(wrong))
+    sentences = []
+    for outcome, verb in (("better", "Better than"), ("even", "Not told apart from"), ("worse", "Worse than")):
+        texts = [str(finding) for finding in found if finding.outcome == outcome]
+        sentences += [f"{verb} the best simple baseline on {', '.join(texts)}."] if texts else []
+    return " ".join([f"{badge}: {lead}", *wrong, *sentences])
 
 
-def _lead(better: int, even: int, worse: int, faulty: bool, conditions: int) -> str:
-    asked = better + even + worse
+def judgement(found: list[Finding], faulty: bool) -> tuple[str, str]:
+    """What to do, in capitals, and why."""
+    better, worse = (sum(finding.outcome == outcome for finding in found) for outcome in ("better", "worse"))
+    asked, conditions = len(found), max((finding.n for finding in found), default=0)
     if not asked:
-        return "NOTHING TO SAY: no headline metric could be computed."
+        return "NOTHING TO SAY", "no headline metric could be computed."
     if conditions < FEWEST_TESTED and not faulty:
-        found = f"it is ahead of the best simple baseline on {better} of {asked} questions and behind on {worse}"
-        return f"TOO FEW CONDITIONS TO TELL ({conditions}): {found}, and that may be chance. Hold out more, or several contexts in turn."
+        why = f"it is ahead of the best simple baseline on {better} of {asked} questions and behind on {worse}, and that may be chance."
+        return f"TOO FEW CONDITIONS TO TELL ({conditions})", f"{why} Hold out more, or several contexts in turn."
     if better and not worse and not faulty:
-        return f"USE IT: it beats the best simple baseline on {better} of {asked} questions and loses on none."
+        return "USE IT", f"it beats the best simple baseline on {better} of {asked} questions and loses on none."
     if better:
-        return f"MIXED: it beats the best simple baseline on {better} of {asked} questions and loses on {worse}."
+        return "MIXED", f"it beats the best simple baseline on {better} of {asked} questions and loses on {worse}."
     if worse:
-        return f"DO NOT USE IT: a simple baseline does better on {worse} of {asked} questions, and it wins none."
-    return f"NO GAIN SHOWN: it is not told apart from the best simple baseline on any of {asked} questions."
+        return "DO NOT USE IT", f"a simple baseline does better on {worse} of {asked} questions, and it wins none."
+    return "NO GAIN SHOWN", f"it is not told apart from the best simple baseline on any of {asked} questions."
 
 
-def _against_best(table: Table, method: str, metric: str) -> tuple[str, str]:
-    """Whether it wins. Fewer than six conditions allow no test: the sign decides, and the text says how many there are."""
-    found = table.paired(method, metric)
-    if found["baseline"] is None or not np.isfinite(found["gain"]):
-        return "", ""
-    how = "better" if found["gain"] > 0 else "worse"
-    text = f"{metric} ({how} by {abs(found['gain']):.2g} than {found['baseline']}, better in {found['won']:.0%} of {found['n']}"
-    text += f", p = {found['p']:.2g})" if np.isfinite(found["p"]) else ", too few to test)"
-    if abs(found["gain"]) < 1e-9 or (np.isfinite(found["p"]) and found["p"] > 0.05):
-        return "Not told apart from", text
-    return ("Better than" if found["gain"] > 0 else "Worse than"), text
+def overall(table: Table) -> str:
+    """The first thing a reader of a comparison has to know."""
+    if not table.models:
+        return "No model in this table: simple baselines, floor and ceiling only."
+    badges = {model: judgement(findings(table, model), bool(faults(table, model)))[0] for model in table.models}
+    good, mixed = ([model for model, badge in badges.items() if badge == wanted] for wanted in ("USE IT", "MIXED"))
+    best = {metric: table.best_baseline(metric) for metric in headline(table).values()}
+    simple = "The best simple baselines are " + ", ".join(f"{name} ({metric})" for metric, name in best.items() if name) + "."
+    if good:
+        return f"Worth using here: {', '.join(good)}. {simple}"
+    if mixed:
+        return f"No model is better throughout. Better on some questions and worse on others: {', '.join(mixed)}. {simple}"
+    if any(badge.startswith("TOO FEW") for badge in badges.values()):
+        return f"Too few conditions were held out to recommend a model. {simple}"
+    return f"No model is better than the simple baselines here: use one of those. {simple}"
 
 
 def faults(table: Table, method: str) -> list[str]:
