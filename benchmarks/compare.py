@@ -39,6 +39,7 @@ class Screen:
     arguments: dict[str, Any] = field(default_factory=dict)
     setup: dict[str, Any] = field(default_factory=dict)
     spaces: tuple[str, ...] = ("pca", "raw")
+    n_top_genes: int | None = None
 
     @property
     def models(self) -> list[str]:
@@ -53,6 +54,7 @@ SCREENS = {
         {"held_out": "NK"},
         {"match_keys": ["cell_type"], "library_size_key": "n_counts_full"},
         ("pca", "raw", "latent"),
+        n_top_genes=1000,  # one token per gene: 6,547 of them take minutes a step on a core
     ),
     "norman": Screen("norman2019_k562_crispra.h5ad", "unseen_combination", setup={"library_size_key": "n_counts_full"}),
     "a549": Screen("cao2018_a549_dex_timecourse.h5ad", "unseen_time", {"level": 1.0}, {"time_key": "time_h"}),
@@ -81,6 +83,8 @@ def run(name: str, options: argparse.Namespace) -> None:
         budget_steps=options.steps,
         budget_seconds=None if options.steps else options.seconds,
         out=options.out / name,
+        model_options={} if screen.n_top_genes is None else {"n_top_genes": screen.n_top_genes},
+        train_options={"batch_size": options.batch_size},
         dataset=name,
     )
     save(name, screen, table, time.monotonic() - started)
@@ -112,6 +116,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=None)
     parser.add_argument("--seconds", type=float, default=60, help="processor seconds of each training")
     parser.add_argument("--steps", type=int, default=None, help="optimiser steps of each training, in place of seconds")
+    parser.add_argument("--batch-size", type=int, default=128, help="of every model: a larger one gives token networks too few steps")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

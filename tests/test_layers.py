@@ -12,6 +12,7 @@ BOTTOM = {"types", "errors"}
 ROOMS = {"nn", "backbones", "flow", "spaces", "conditions", "data"}
 MODEL_PARTS = (
     "threads",
+    "memory",
     "compiling",
     "checkpoint",
     "reference",
@@ -26,7 +27,7 @@ MODEL_PARTS = (
     "saving",
 )
 """In the order in which they may import each other: later ones the earlier ones."""
-TOP = {"demo", "compare", "run", "cli"}
+TOP = {"demo", "budget", "compare", "run", "cli"}
 ALLOWED = {  # room or top-level file -> the rooms and files it may import, besides itself
     "errors": set(),
     "types": set(),

@@ -14,6 +14,7 @@ from counterflow.flow.coupling import COUPLINGS, Coupling, couple, genot
 from counterflow.flow.guidance import bind, classifier_free, contrast
 from counterflow.flow.path import Prediction, flow_loss, interpolate
 from counterflow.flow.time import TIMES, TimeSampler
+from counterflow.memory import in_chunks, kept_per_cell
 from counterflow.types import Batch, Condition, ConditionIds, Velocity
 
 Source = Literal["control", "noise"]
@@ -66,6 +67,7 @@ class FlowModule(nn.Module):
         self.source, self.coupling, self.prediction = source, coupling, prediction
         self.time = choose(time, TIMES, "time")
         self.condition_dropout = condition_dropout
+        self._kept: int | None = None  # bytes per cell, measured at the first loss
         n_features = int(torch.Size(state_shape).numel())
         self.origin = nn.Linear(n_features, encoder.width) if coupling == "genot" else None  # reads the paired control cell
 
@@ -83,7 +85,10 @@ class FlowModule(nn.Module):
             x0 = torch.randn(x1.shape, generator=generator).to(x1)
         x_t, velocity = interpolate(x0, x1, t)
         condition = self._dropped_condition(batch.ids, generator)
-        output = self.backbone(x_t, t, self._with_origin(condition, origin))
+        heard = self._with_origin(condition, origin)
+        if self._kept is None:
+            self._kept = kept_per_cell(self.backbone, x_t, t, heard)
+        output = in_chunks(self.backbone, x_t, t, heard, self._kept)
         return flow_loss(output, x_t, t, velocity, prediction=self.prediction).mean()
 
     def _dropped_condition(self, ids: ConditionIds, generator: torch.Generator) -> Condition:

@@ -122,14 +122,14 @@ class VerbParser:
 
 
 def _near_option(name: str, known: Collection[str]) -> str:
-    """The near match by the whole name, by the last word of it, or the options of the same section."""
+    """The options of the same last word, the near match of the whole name, or the options of the same section."""
     section, _, word = name.rpartition(".")
-    if (hint := near(name, known)).startswith("did you mean"):
-        return hint
-    siblings = [option for option in known if section and option.startswith(f"{section}.")]
     same_word = [option for option in known if option.rpartition(".")[2] == word]
     if same_word:
         return "did you mean " + " or ".join(map(repr, same_word[:3])) + "?"
+    if (hint := near(name, known)).startswith("did you mean"):
+        return hint
+    siblings = [option for option in known if section and option.startswith(f"{section}.")]
     if siblings:
         return near(word, [option.removeprefix(f"{section}.") for option in siblings])
     return hint

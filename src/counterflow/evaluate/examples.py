@@ -15,6 +15,7 @@ from counterflow.evaluate.metrics import top_genes, welch_t
 from counterflow.evaluate.truth import Truth, Unit
 
 MOST_CELLS = 80  # of each method and condition
+FEWEST_CELLS = 20  # real ones, if there are such conditions
 N_VIOLINS, N_EFFECTS = 6, 20  # genes
 WHERE = ["dataset", "split", "condition", "context", "method"]
 
@@ -64,9 +65,11 @@ def _stacked(frames: list[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
 
 
 def chosen_units(truth: Truth) -> list[Unit]:
-    """The condition of the strongest, of the middle and of the weakest real effect; all where there are three or fewer."""
+    """The conditions of the strongest, of the middle and of the weakest real effect, among those with enough cells to look at."""
     sizes = [np.linalg.norm((truth.mean(unit.real) - truth.control_mean(unit.context_code))[unit.kept]) for unit in truth.units]
     order = np.argsort(sizes)[::-1]
+    clear = [i for i in order if len(truth.units[i].real) >= FEWEST_CELLS]
+    order = np.array(clear) if clear else order
     return [truth.units[i] for i in dict.fromkeys(int(i) for i in order[[0, len(order) // 2, -1]])]
 
 
