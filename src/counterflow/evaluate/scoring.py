@@ -15,6 +15,7 @@ CEILING = "split_half"
 REPLICATE = "replicate"
 """A ceiling for effects in which nothing is shared: each half of the perturbed cells is measured from its own half of the controls."""
 RANKED = ("predicted_effects", "predicted_means")  # metrics that need these look at all conditions of a context
+FEWEST_RANKED = 5  # conditions: a rank among fewer says nothing
 SLOW = {"c2st_gene": 200, "c2st_pca": 500}  # trained on at most this many cells, and on the first halving only
 MOST_COMPARED = 1000
 
@@ -119,8 +120,10 @@ def _mean_over_halvings(scores: list[dict[str, float]]) -> dict[str, float]:
 def rank_scores(truth: Truth, scored: Mapping[int, UnitScores], metrics: Sequence[str]) -> dict[tuple[int, str, str], float]:
     """(unit, row, metric) -> value, for the metrics that rank a prediction among all real conditions of its context.
 
-    Conditions that are not tested stand in the ranking with all their real cells, and `sameness` says how alike the predicted
-    effects of a context are: the mean cosine of one with the others; 1 is one generic response.
+    Conditions that are not tested stand in the ranking with all their real cells. Two diagnostics are added. `sameness` says how alike
+    the predicted effects of a context are: the mean cosine of one with the others; 1 is one generic response. `own_rank` is
+    `pds_cosine` among the tested conditions only: where these are strong and the others are not, effects of the wrong condition
+    rank high among all, but not here.
     """
     ranked = [name for name in metrics if set(needs(name)) & set(RANKED)]
     result: dict[tuple[int, str, str], float] = {}
@@ -148,6 +151,11 @@ def rank_scores(truth: Truth, scored: Mapping[int, UnitScores], metrics: Sequenc
                     "predicted_effects": predicted - origin, "real_effects": real - origin,
                     "predicted_means": predicted, "real_means": real,
                 }  # fmt: skip
+                tested = sorted(at.values())
+                if len(tested) >= FEWEST_RANKED:
+                    among = _rank_among(predicted[tested] - origin, real[tested] - origin, [genes[i] for i in tested])
+                    for unit in units:
+                        sums.setdefault((unit.number, "own_rank"), []).append(float(among[tested.index(at[unit.number])]))
                 for metric in ranked:
                     options = {"leave_out": genes} if metric.startswith("pds") and any(genes) else {}
                     values = compute(metric, inputs, **options)
@@ -191,4 +199,9 @@ def self_test(truth: Truth, n_halvings: int, seed: int) -> dict[str, float]:
     return {"energy": float(np.nanmean(energies)), "coverage": float(np.nanmean(coverages))}
 
 
-DIAGNOSTICS = ("effect_scale", "sameness")
+def _rank_among(predicted: NDArray, real: NDArray, genes: list[tuple[int, ...]]) -> NDArray:
+    options = {"leave_out": genes} if any(genes) else {}
+    return np.asarray(compute("pds_cosine", {"predicted_effects": predicted, "real_effects": real}, **options))
+
+
+DIAGNOSTICS = ("effect_scale", "sameness", "own_rank")

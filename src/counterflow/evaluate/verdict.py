@@ -124,20 +124,21 @@ def faults(table: Table, method: str) -> list[str]:
     """Known ways of being wrong that no single score shows."""
     said = []
     scale, same, spread = (table.diagnostic(method, name) for name in ("effect_scale", "sameness", "std_log2ratio"))
-    ranks, delta = (table.diagnostic(method, name) for name in ("pds_cosine", "pearson_delta"))
-    real_same = table.diagnostic("split_half", "sameness")
+    ranks, delta = (table.diagnostic(method, name) for name in ("own_rank", "pearson_delta"))
+    real_same = table.diagnostic(CEILING, "sameness")
+    spread -= np.nan_to_num(table.diagnostic(CEILING, "std_log2ratio"))  # what two halves of the real cells differ by
     if np.isfinite(delta) and not np.isfinite(scale):
         return ["It predicts NO EFFECT: its cells are the controls."]
     if np.isfinite(same) and same > 0.98 and real_same < 0.9:
         said.append("It predicts ONE GENERIC RESPONSE for every condition.")
-    elif np.isfinite(ranks) and ranks < 0.65 and table.diagnostic("split_half", "pds_cosine") > 0.8:
-        said.append(f"It does NOT TELL CONDITIONS APART (pds_cosine {ranks:.2f}, chance .5): effects belong to other conditions.")
-    elif scale < 0.6 * min(1.0, table.diagnostic("split_half", "effect_scale")):  # noise in few cells looks like too large an effect
+    elif np.isfinite(ranks) and ranks < 0.65 and table.diagnostic(CEILING, "own_rank") > 0.8:
+        said.append(f"It does NOT TELL CONDITIONS APART (rank .5 is chance, it has {ranks:.2f}): effects belong to other conditions.")
+    elif scale < 0.6 * min(1.0, table.diagnostic(CEILING, "effect_scale")):  # noise in few cells looks like too large an effect
         said.append(f"Its effects are TOO LARGE: they fit best when multiplied by {scale:.2f}.")
     elif scale > 1.7:
         said.append(f"Its effects are TOO SMALL: they fit best when multiplied by {scale:.2f}.")
     if spread < -1:
-        said.append(f"Its cells are COLLAPSED: their spread is 2^{spread:.1f} of the real one.")
+        said.append(f"Its cells are COLLAPSED: their spread is 2^{spread:.1f} of the real cells'.")
     elif spread > 0.4:
-        said.append(f"Its cells are TOO SPREAD OUT: their spread is 2^{spread:.1f} of the real one.")
+        said.append(f"Its cells are TOO SPREAD OUT: their spread is 2^{spread:.1f} of the real cells'.")
     return said
