@@ -51,6 +51,7 @@ def _kept(network: nn.Module, x: Tensor, t: Tensor, condition: Condition) -> int
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    # `forward` itself: a call would go through torch.compile and trace graphs for these sizes
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(x.detach(), t, Condition(*(value.detach() for value in condition)))
+        network.forward(x.detach(), t, Condition(*(value.detach() for value in condition)))
     return sum(kept.values())
