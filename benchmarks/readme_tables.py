@@ -1,4 +1,4 @@
-"""Write the README's result tables from ``benchmarks/results/*.json``: between the markers, and nowhere else.
+"""Write the README's result tables, and ``docs/comparison.md``, from ``benchmarks/results/*.json``: in the README between the markers only.
 
 python benchmarks/readme_tables.py [--check]
 """
@@ -66,6 +66,82 @@ def real() -> list[str]:
     return lines
 
 
+COMPARED = {
+    "norman": "Norman, half of the pairs held out (K562, gene activation)",
+    "kang": "Kang, natural killer cells held out (interferon beta)",
+    "a549": "A549, 1 h held out between 0 and 3 h (dexamethasone)",
+    "schraivogel": "Schraivogel, one of two batches held out (K562, gene repression)",
+    "mcfaline": "McFaline, A172 held out: the negative control, where next to nothing reproduces",
+}
+QUESTIONS = ("pearson_delta", "pds_cosine", "mse", "energy", "c2st_gene")
+
+
+def compared(name: str, *, every_baseline: bool) -> list[str]:
+    """Floor, baselines, models and ceiling of one data set, in that order; S in brackets."""
+    content = results(f"compare_{name}")
+    table = pd.DataFrame(content["summary"])
+    metrics = [metric for metric in QUESTIONS if metric in set(table["metric"])]
+    wide = table.set_index(["method", "metric"])
+    best = {row["metric"]: row["method"] for row in content["summary"] if row["best_baseline"]}
+    models = [method for method in dict.fromkeys(table["method"]) if (table.set_index("method").loc[[method], "kind"] == "model").all()]
+    baselines = [method for method in dict.fromkeys(table["method"]) if method not in models and "split_half" != method != "replicate"]
+    lines = ["| method | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+
+    def row(title: str, methods: list[str], *, named: bool = False) -> str:
+        cells = []
+        for metric, method in zip(metrics, methods, strict=True):
+            found = wide.loc[(method, metric)] if (method, metric) in wide.index else None
+            if found is None or pd.isna(found["value"]):
+                cells.append("n/a")
+                continue
+            text = f"{found['value']:.3f}" + (f" ({found['S']:.2f})" if pd.notna(found["S"]) else "")
+            cells.append(f"{text} {method}" if named else text)
+        return f"| {title} | " + " | ".join(cells) + " |"
+
+    shown = baselines if every_baseline else ["control", "mean"]
+    lines += [row(method, [method] * len(metrics)) for method in shown]
+    lines += [] if every_baseline else [row("best simple rule", [best.get(metric, "mean") for metric in metrics], named=True)]
+    lines += [row(f"**{method}**", [method] * len(metrics)) for method in models]
+    lines += [row(method, [method] * len(metrics)) for method in ("split_half", *(["replicate"] if every_baseline else []))]
+    return lines
+
+
+def backbones() -> list[str]:
+    lines = [
+        "Four backbones, one budget, between *no change*, the best simple rule for each metric and the ceiling (`benchmarks/compare.py`;"
+        " S in brackets: 0 = one generic response, 1 = repeating the experiment). All baselines, costs and verdicts in words:"
+        " [docs/comparison.md](docs/comparison.md); the report of one of them: [docs/report_norman.html](docs/report_norman.html).",
+    ]
+    for name, title in COMPARED.items():
+        content = results(f"compare_{name}")
+        lines += ["", f"{title}; {content['notes'][0].split('. Unknown')[0].lower()}:", "", *compared(name, every_baseline=False)]
+    return lines
+
+
+def comparison() -> str:
+    """The text of ``docs/comparison.md``."""
+    lines = [
+        "# Comparisons on real screens",
+        "",
+        "Written by `benchmarks/readme_tables.py` from `benchmarks/results/compare_*.json`. S in brackets: 0 = the `mean` baseline, 1 =",
+        "the split-half ceiling. `+ct`: the mean of a rule, decoded by count transport. As they came out, good or bad.",
+    ]
+    for name, title in COMPARED.items():
+        content = results(f"compare_{name}")
+        costs = pd.DataFrame(content["costs"])
+        lines += ["", f"## {title}", "", *(f"- {note}" for note in content["notes"])]
+        lines += [f"- Self-test of the scoring PCA: {test}." for test in map(_self_test, content["self_test"].values())]
+        lines += ["", *compared(name, every_baseline=True), "", "Costs:", ""]
+        lines += ["| " + " | ".join(costs) + " |", "|---" * costs.shape[1] + "|"]
+        lines += ["| " + " | ".join(map(str, values)) + " |" for values in costs.itertuples(index=False)]
+        lines += ["", "Verdicts:", "", *(f"- **{model}**: {text}" for model, text in content["verdicts"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def _self_test(values: dict[str, float]) -> str:
+    return f"energy {values['energy']:.3f} (should be < .05), coverage {values['coverage']:.2f} (should be > .9)"
+
+
 def _value(row: pd.Series) -> str:
     spread = f" ± {row['std']:.3f}" if pd.notna(row["std"]) else ""
     return f"{row['mean']:.3f}{spread}"
@@ -79,10 +155,12 @@ def main() -> int:
     text = readme.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    new = before + "\n".join([BEGIN, *simulated(), "", *real(), END]) + after
+    new = before + "\n".join([BEGIN, *simulated(), "", *real(), "", *backbones(), END]) + after
+    page = ROOT / "docs" / "comparison.md"
     if options.check:
-        return int(new != text)
+        return int(new != text or not page.is_file() or page.read_text(encoding="utf-8") != comparison())
     readme.write_text(new, encoding="utf-8")
+    page.write_text(comparison(), encoding="utf-8")
     return 0
 
 

@@ -5,11 +5,12 @@ import pytest
 from counterflow.errors import ConfigError
 from counterflow.evaluate.report import write_report
 from counterflow.evaluate.table import Table, concat
+from counterflow.evaluate.verdict import overall
 
 
 def long(values, metric="mse", split=""):
     """Table of method -> one value per condition."""
-    kinds = {"control": "baseline", "mean": "baseline", "additive": "baseline", "split_half": "ceiling"}
+    kinds = {"control": "baseline", "mean": "baseline", "additive": "baseline", "split_half": "ceiling", "replicate": "ceiling"}
     rows = [
         {
             "dataset": "d", "split": split, "seed": 0, "method": method, "kind": kinds.get(method, "model"), "condition": f"c{i}",
@@ -125,3 +126,21 @@ def test_the_spread_over_trainings_is_of_their_means():
     row = both.summary().set_index("method").loc["net"]
     assert row["value"] == 3 and row["seed_sd"] == pytest.approx(np.std([2, 4], ddof=1))
     assert np.isnan(both.summary().set_index("method").loc["mean", "seed_sd"])
+
+
+def test_no_model_may_claim_effects_that_do_not_repeat():
+    rng = np.random.default_rng(0)
+    values = {"net": 0.5 + rng.normal(0, 0.01, 8), "mean": np.zeros(8), "split_half": np.full(8, 0.3)}
+    scale = long({"net": np.ones(8)}, metric="effect_scale")
+    good, bad = (concat([long(values | {"replicate": np.full(8, r)}, metric="pearson_delta"), scale]) for r in (0.25, 0.03))
+    assert good.verdict("net").startswith("USE IT") and overall(good).startswith("Worth using")
+    assert bad.verdict("net").startswith("NO EFFECT TO PREDICT") and "no model may claim any" in overall(bad)
+
+
+def test_the_first_sentence_names_the_models_worth_using_or_the_rules(eight):
+    assert overall(eight).startswith("Worth using here: net.")
+    base = np.linspace(1, 2, 8)
+    assert overall(long({"net": base * 3, "mean": base, "control": base * 2})).startswith("No model is better than the simple baselines")
+    assert "mean (mse)" in overall(long({"net": base * 3, "mean": base, "control": base * 2}))
+    assert overall(long({"net": base[:3] * 0.5, "mean": base[:3]})).startswith("Too few conditions")
+    assert overall(long({"mean": base})).startswith("No model in this table")

@@ -22,7 +22,7 @@ from counterflow.evaluate.plots import (
 )  # fmt: skip
 from counterflow.evaluate.scoring import CEILING
 from counterflow.evaluate.table import BASELINE, UNIT, Table, arrow, self_test_text
-from counterflow.evaluate.verdict import faults, findings, headline, judgement, overall
+from counterflow.evaluate.verdict import faults, findings, headline, judgement, overall, reproduced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,7 +101,7 @@ MARKS = {"better": "▲", "even": "=", "worse": "▼"}
 def _card(table: Table, model: str) -> dict[str, Any]:
     """What the first screen says of a model: what to do, and for each question its score beside the best simple baseline's."""
     found, wrong = findings(table, model), faults(table, model)
-    badge, lead = judgement(found, bool(wrong))
+    badge, lead = judgement(found, bool(wrong), reproduced(table))
     cells = []
     by_question = {finding.question: finding for finding in found}
     for question in headline(table):

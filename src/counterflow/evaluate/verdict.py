@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from counterflow.evaluate.scoring import CEILING
+from counterflow.evaluate.scoring import CEILING, REPLICATE
 from counterflow.evaluate.table import FEWEST_TESTED
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ def headline(table: Table) -> dict[str, str]:
     """Family -> the first of its metrics that has a value for some condition."""
     finite = set(table.rows["metric"][np.isfinite(table.rows["value"])])
     return {family: next(name for name in names if name in finite) for family, names in FAMILIES.items() if set(names) & finite}
+
+
+LEAST_REPRODUCED = 0.2  # mean correlation of two independent measurements of the held-out effects
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def findings(table: Table, method: str) -> list[Finding]:
 def verdict(table: Table, method: str) -> str:
     """One sentence to act on; then known faults; then wins, draws and losses against the best simple baseline of each metric."""
     found, wrong = findings(table, method), faults(table, method)
-    badge, lead = judgement(found, bool(wrong))
+    badge, lead = judgement(found, bool(wrong), reproduced(table))
     sentences = []
     for outcome, verb in (("better", "Better than"), ("even", "Not told apart from"), ("worse", "Worse than")):
         texts = [str(finding) for finding in found if finding.outcome == outcome]
@@ -85,12 +88,21 @@ def verdict(table: Table, method: str) -> str:
     return " ".join([f"{badge}: {lead}", *wrong, *sentences])
 
 
-def judgement(found: list[Finding], faulty: bool) -> tuple[str, str]:
-    """What to do, in capitals, and why."""
+def reproduced(table: Table) -> float:
+    """How well the real effects repeat: correlation of two measurements with nothing in common, mean over conditions; nan if not known."""
+    values = table.select(method=REPLICATE, metric="pearson_delta").rows["value"]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def judgement(found: list[Finding], faulty: bool, repeats: float = float("nan")) -> tuple[str, str]:
+    """What to do, in capitals, and why; `repeats` is what `reproduced` gives."""
     better, worse = (sum(finding.outcome == outcome for finding in found) for outcome in ("better", "worse"))
     asked, conditions = len(found), max((finding.n for finding in found), default=0)
     if not asked:
         return "NOTHING TO SAY", "no headline metric could be computed."
+    if repeats < LEAST_REPRODUCED:
+        why = f"two measurements of the same real effects correlate at {repeats:.2f}: no prediction of them can be shown to be right."
+        return "NO EFFECT TO PREDICT", why
     if conditions < FEWEST_TESTED and not faulty:
         why = f"it is ahead of the best simple baseline on {better} of {asked} questions and behind on {worse}, and that may be chance."
         return f"TOO FEW CONDITIONS TO TELL ({conditions})", f"{why} Hold out more, or several contexts in turn."
@@ -107,10 +119,13 @@ def overall(table: Table) -> str:
     """The first thing a reader of a comparison has to know."""
     if not table.models:
         return "No model in this table: simple baselines, floor and ceiling only."
-    badges = {model: judgement(findings(table, model), bool(faults(table, model)))[0] for model in table.models}
+    repeats = reproduced(table)
+    badges = {model: judgement(findings(table, model), bool(faults(table, model)), repeats)[0] for model in table.models}
     good, mixed = ([model for model, badge in badges.items() if badge == wanted] for wanted in ("USE IT", "MIXED"))
     best = {metric: table.best_baseline(metric) for metric in headline(table).values()}
     simple = "The best simple baselines are " + ", ".join(f"{name} ({metric})" for metric, name in best.items() if name) + "."
+    if repeats < LEAST_REPRODUCED:
+        return f"These effects do not repeat (correlation {repeats:.2f} between two measurements of them): no model may claim any here."
     if good:
         return f"Worth using here: {', '.join(good)}. {simple}"
     if mixed:
