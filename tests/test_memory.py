@@ -1,5 +1,7 @@
 """Large batches in chunks: the same loss and gradients, with a bounded part of the memory."""
 
+import sys
+
 import pytest
 import torch
 
@@ -62,3 +64,14 @@ def test_small_batches_are_not_chunked(batch):
     network.register_forward_hook(lambda *_: calls.append(1))
     memory.in_chunks(network, *batch, per_cell=1000)
     assert len(calls) == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can forget the peak of a process")
+def test_the_peak_is_that_of_the_last_piece_of_work():
+    torch.ones(50_000_000).sum()
+    large = memory.peak_memory()
+    memory.forget_peak_memory()
+    torch.ones(1000).sum()
+    assert memory.peak_memory() < large - 100 * 2**20
+    torch.ones(40_000_000).sum()
+    assert memory.peak_memory() > large - 100 * 2**20

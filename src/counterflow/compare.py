@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from counterflow.evaluate.evaluate import HEADLINE, evaluate
 from counterflow.evaluate.examples import Examples
 from counterflow.evaluate.report import write_report
 from counterflow.evaluate.table import Table, concat
+from counterflow.memory import forget_peak_memory, peak_memory
 from counterflow.model import CounterFlow
 
 if TYPE_CHECKING:
@@ -224,6 +224,7 @@ def _train_and_score(
 ) -> Table:
     if task.model == BASELINES_FILE:
         return evaluate({}, adata, baselines=applicable(adata), **how)
+    forget_peak_memory()
     backbone, space = _backbone_and_space(task.model)
     options = {"backbone": backbone, "space": space, "seed": task.seed, **model_options}
     model = CounterFlow(adata, **options)
@@ -244,7 +245,7 @@ def _train_and_score(
         "score_cpu_s": round(time.process_time() - started, 1),
         "parameters": sum(p.numel() for p in model.module.parameters()),
         "backbone_parameters": sum(p.numel() for p in model.module.backbone.parameters()),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mb": round(peak_memory() / 2**20),
         "function_evaluations": function_evaluations(model),
     }
     rows = table.rows[table.rows["method"] == task.model].assign(seed=task.seed)

@@ -1,10 +1,14 @@
-"""Training steps that fit into memory, whatever the network: cells in chunks, each recomputed in the backward pass.
+"""Training steps that fit into memory, whatever the network: cells in chunks, each recomputed in the backward pass; and peak memory.
 
 A network with one token per gene keeps gigabytes for a batch of 512 cells. Every cell is computed on its own, so the loss of a batch is the
 same in chunks; only the memory, and a third more work, differ.
 """
 
 from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -55,3 +59,21 @@ def _kept(network: nn.Module, x: Tensor, t: Tensor, condition: Condition) -> int
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         network.forward(x.detach(), t, Condition(*(value.detach() for value in condition)))
     return sum(kept.values())
+
+
+def forget_peak_memory() -> None:
+    """Measure the peak anew from here, where the system can (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak_memory() -> int:
+    """Bytes of the largest resident set of this process since `forget_peak_memory`, or since its start where that cannot be told."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return largest if sys.platform == "darwin" else 1024 * largest
