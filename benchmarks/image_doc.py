@@ -1,4 +1,4 @@
-"""Write the tables of docs/image.md from benchmarks/results/image_digits.json.
+"""Write the tables of docs/image.md from benchmarks/results/image_digits.json and image_digits_large_lr.json.
 
 python benchmarks/image_doc.py [--check]
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DOC = ROOT / "docs" / "image.md"
-RESULTS = ROOT / "benchmarks" / "results" / "image_digits.json"
-BEGIN, END = "<!-- digits: written by benchmarks/image_doc.py -->", "<!-- end of digits -->"
+RESULTS = ROOT / "benchmarks" / "results"
+SECTIONS = {"digits": "image_digits", "large lr": "image_digits_large_lr"}
 GOAL, GOAL_STEPS, GOAL_MINUTES = 0.95, 20, 10.0
 
 
@@ -25,7 +25,7 @@ def tables(found: dict[str, Any]) -> list[str]:
         f"{images['model']} images to train the models on, {images['judge']} to train the judge, {images['real']} for measuring only. "
         f"{trained['flow']['parameters']:,} parameters, {options['max_steps']:,} optimiser steps of {options['batch_size']} images on "
         f"{found['threads']} thread: {minutes[0]} processor minutes for the flow, {minutes[1]} for the diffusion "
-        f"({found['machine']}, torch {found['torch']}, seed {config['seed']}).",
+        f"(learning rate {options['lr']:g}, {found['machine']}, torch {found['torch']}, seed {config['seed']}).",
         "",
         f"{config['sample']['n_images']:,} samples per cell of the tables, the same number of each class. {goal(found)}",
     ]
@@ -34,8 +34,9 @@ def tables(found: dict[str, Any]) -> list[str]:
         lines += table([row for row in found["rows"] if row["guidance"] == guidance])
     lines += ["", "| real images | accuracy of the judge (%) | Fréchet distance | to the nearest training image |", "|---|---|---|---|"]
     for name, row in found["real"].items():
-        nearest = "" if name == "training" else f"{row['to_nearest_training_image']:.2f}"
-        lines.append(f"| {name} | {100 * row['accuracy']:.1f} | {row['frechet']:.2f} | {nearest} |")
+        frechet, nearest = f"{row['frechet']:.2f}", f"{row['to_nearest_training_image']:.2f}"
+        itself = {"training": (frechet, ""), "held out": ("", nearest)}[name]  # a distance of images from themselves says nothing
+        lines.append(f"| {name} | {100 * row['accuracy']:.1f} | " + " | ".join(itself) + " |")
     return lines
 
 
@@ -69,8 +70,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the document is out of date")
     options = parser.parse_args()
     text = DOC.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    new = before + "\n".join([BEGIN, *tables(json.loads(RESULTS.read_text(encoding="utf-8"))), END]) + rest.split(END)[1]
+    new = text
+    for section, name in SECTIONS.items():
+        begin, end = f"<!-- {section}: written by benchmarks/image_doc.py -->", f"<!-- end of {section} -->"
+        before, rest = new.split(begin)
+        found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        new = before + "\n".join([begin, *tables(found), end]) + rest.split(end)[1]
     if options.check:
         return int(new != text)
     DOC.write_text(new, encoding="utf-8")
