@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "src"
 PACKAGE = ROOT / "counterflow"
 
 BOTTOM = {"types", "errors"}
-ROOMS = {"nn", "backbones", "flow", "spaces", "conditions", "data"}
+ROOMS = {"nn", "backbones", "flow", "diffusion", "spaces", "conditions", "data"}
 MODEL_PARTS = (
     "threads",
     "memory",

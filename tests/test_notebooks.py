@@ -55,6 +55,15 @@ def test_the_quickstart_runs(notebooks, in_tree, monkeypatch):
     assert "held-out pairs" in "".join(output.text for output in outputs(done, "stream"))
 
 
+def test_the_image_transformer_runs(notebooks, in_tree, monkeypatch):
+    """With a training too short to be any good."""
+    monkeypatch.setenv("IMAGE_STEPS", "5")
+    done = notebooks.execute(notebooks.read(NOTEBOOKS / "08_image_dit.py"), timeout=300)
+    pictures = [output for output in outputs(done, "display_data") if "image/png" in output.data]
+    assert len(pictures) == 4
+    assert "20 steps, guidance 2" in "".join(output.text for output in outputs(done, "stream"))
+
+
 @pytest.mark.slow
 @by_name
 def test_a_notebook_runs_as_it_is(script, notebooks, in_tree):

@@ -15,6 +15,7 @@ from counterflow.flow.guidance import bind, classifier_free, contrast
 from counterflow.flow.path import Prediction, flow_loss, interpolate
 from counterflow.flow.time import TIMES, TimeSampler
 from counterflow.memory import in_chunks, kept_per_cell
+from counterflow.nn.labels import LabelTable
 from counterflow.types import Batch, Condition, ConditionIds, Velocity
 
 Source = Literal["control", "noise"]
@@ -30,7 +31,7 @@ class FlowModule(nn.Module):
     backbone
         Any network `velocity = backbone(x, t, condition)`.
     encoder
-        Turns condition ids into what the backbone reads.
+        Turns condition ids into what the backbone reads: a `ConditionEncoder` for cells, a `LabelTable` for images.
     source
         What flows: ``control`` cells of the same group, or ``noise`` N(0, I).
     coupling
@@ -46,7 +47,7 @@ class FlowModule(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        encoder: ConditionEncoder,
+        encoder: ConditionEncoder | LabelTable,
         state_shape: tuple[int, ...],
         *,
         source: Source = "control",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeAlias
 
 import lightning as L
 import numpy as np
@@ -23,16 +23,21 @@ from torch.utils.data import DataLoader
 
 from counterflow.compiling import compiled
 from counterflow.data.datamodule import StepDataset
+from counterflow.data.images import ImageSteps
+from counterflow.diffusion.module import DiffusionModule
 from counterflow.errors import CheckpointError, DataError
 from counterflow.module import FlowModule
 from counterflow.threads import threads_for
 from counterflow.types import Batch
 
+Objective: TypeAlias = FlowModule | DiffusionModule
+Steps: TypeAlias = StepDataset | ImageSteps
+
 
 class FlowTraining(L.LightningModule):
-    """One optimiser step of a FlowModule. Noise and times come from (seed, step), so a resumed run repeats the same bits."""
+    """One optimiser step of whatever has a loss. Noise and times come from (seed, step), so a resumed run repeats the same bits."""
 
-    def __init__(self, module: FlowModule, *, lr: float, weight_decay: float, max_steps: int, warmup: int, seed: int) -> None:
+    def __init__(self, module: Objective, *, lr: float, weight_decay: float, max_steps: int, warmup: int, seed: int) -> None:
         super().__init__()
         self.module = module
         self.lr, self.weight_decay, self.max_steps, self.warmup, self.seed = lr, weight_decay, max_steps, warmup, seed
@@ -79,9 +84,9 @@ def ema_update(averaged: Tensor, current: Tensor, n: Tensor | int) -> Tensor:
 
 
 def fit(
-    module: FlowModule,
-    train: StepDataset,
-    val: StepDataset | None,
+    module: Objective,
+    train: Steps,
+    val: Steps | None,
     *,
     lr: float,
     weight_decay: float,
@@ -156,7 +161,7 @@ def fit(
     return history.rows
 
 
-def _loader(steps: StepDataset) -> DataLoader[Batch]:
+def _loader(steps: Steps) -> DataLoader[Batch]:
     """Batches as they come; the generator is there because a loader without one draws from the caller's."""
     return DataLoader(steps, batch_size=None, generator=torch.Generator())
 

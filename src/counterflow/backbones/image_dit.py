@@ -1,7 +1,8 @@
 """`image_dit`: the diffusion transformer on images (DiT, arXiv 2212.09748; SiT, arXiv 2401.08740): the trunk of `dit`, with patches.
 
 `image_dit` makes the backbone, which reads a `Condition` like every other. `ImageDiT` adds the label table: together they are the
-network that the papers and their trained weights call DiT or SiT. With the engine, `FlowModule(dit.backbone, dit.labels, ...)`.
+network that the papers and their trained weights call DiT or SiT. With the engine, `FlowModule(dit.backbone, dit.labels, ...)` or
+`DiffusionModule(dit.backbone, dit.labels)`.
 """
 
 from __future__ import annotations
