@@ -31,9 +31,10 @@ class Double:
 
     def train(self, max_steps, max_seconds, **options):
         self.n_steps_trained = max_steps or round(10 * max_seconds)
-        if self.name == "broken/raw":
+        if self.name == "ssm/raw":
             raise DataError("the loss became nan")
         Double.trained.append((self.name, self.seed, max_steps))
+        getattr(Double, "look", len)(self.adata)
         self.rule = BASELINES["additive"]()
         self.rule.train(self.adata)
 
@@ -93,15 +94,17 @@ def test_another_comparison_in_the_same_directory_is_refused(double, adata, tmp_
     module.compare(adata, ["mlp/pca"], split="unseen_combination", budget_steps=5, out=tmp_path, **FAST)
     with pytest.raises(ConfigError, match="another comparison.*budget"):
         module.compare(adata, ["mlp/pca"], split="unseen_combination", budget_steps=6, out=tmp_path, **FAST)
+    with pytest.raises(ConfigError, match="another comparison.*named"):  # old and new rows would not meet
+        module.compare(adata, ["mlp/pca"], split="unseen_combination", budget_steps=5, out=tmp_path, dataset="norman", **FAST)
     module.compare(adata, ["mlp/pca"], split="unseen_combination", budget_steps=6, out=tmp_path, resume=False, **FAST)
     assert [steps for *_, steps in double.trained] == [5, 6]
     assert json.loads((tmp_path / "compare.json").read_text())["budget"]["steps"] == 6
 
 
 def test_a_model_that_fails_is_named_and_the_others_go_on(double, adata, tmp_path):
-    table = module.compare(adata, ["broken/raw", "mlp/pca"], split="unseen_combination", budget_steps=5, out=tmp_path, **FAST)
+    table = module.compare(adata, ["ssm/raw", "mlp/pca"], split="unseen_combination", budget_steps=5, out=tmp_path, **FAST)
     assert table.models == ["mlp/pca"]
-    assert any("broken/raw" in note and "nan" in note for note in table.notes)
+    assert any("ssm/raw" in note and "nan" in note for note in table.notes)
 
 
 def test_a_budget_of_seconds_is_handed_on_and_the_steps_it_allowed_are_recorded(double, adata, tmp_path):
@@ -152,6 +155,33 @@ def test_a_learning_curve_trains_on_shares_of_the_training_conditions(double, ad
     assert len(module.Table.load(tmp_path).learning_curve) == len(curve)
 
 
+def test_a_share_is_measured_with_the_same_stick_and_watches_none_of_the_rest(double, adata, tmp_path):
+    fast = FAST | {"metrics": ("pearson_delta_pertref", "energy")}
+    seen = []
+    double.look = staticmethod(lambda part: seen.append(part.obs[["counterflow_split", "perturbation"]].copy()))
+    table = module.compare(adata, ["mlp/pca"], split="unseen_combination", budget_steps=5, learning_curve=(0.3,), out=tmp_path, **fast)
+    del double.look
+    curve = table.learning_curve
+    for method in ("control", "split_half"):  # these learn nothing, so nothing may change for them
+        for metric in fast["metrics"]:
+            assert curve["value"][(curve["method"] == method) & (curve["metric"] == metric)].nunique() == 1, (method, metric)
+    whole, part = (set(frame["perturbation"][frame["counterflow_split"] != "test"]) for frame in seen)
+    assert part < whole  # what is not trained on is not there as validation either
+    assert set(seen[1]["counterflow_split"]) == {"train", "test"} or "val" in set(seen[0]["counterflow_split"])
+
+
+def test_models_of_fewer_genes_and_the_rules_are_scored_on_the_same_genes(adata, tmp_path):
+    tiny = {"backbone_kwargs": {"width": 16, "depth": 1}, "space_kwargs": {"n_components": 5}, "n_top_genes": 12}
+    arguments = {"split": "unseen_combination", "budget_steps": 2, "train_options": {"batch_size": 16}}
+    table = module.compare(adata, ["mlp/pca"], out=tmp_path, model_options=tiny, **arguments, **FAST)
+    scored = [note for note in table.notes if note.startswith("Scored on")]
+    assert len(scored) == 1 and f"of {adata.n_vars} genes" in scored[0]
+    whole = module.compare(adata, [], out=tmp_path / "whole", **arguments, **FAST)
+    assert not np.allclose(table.per_condition("mse")["control"], whole.per_condition("mse")["control"])
+    with pytest.raises(ConfigError, match="another comparison.*genes"):
+        module.compare(adata, ["mlp/pca"], out=tmp_path, model_options=tiny | {"n_top_genes": 20}, **arguments, **FAST)
+
+
 def test_the_same_split_file_serves_again(double, adata, tmp_path):
     module.compare(adata, ["mlp/pca"], split="unseen_combination", budget_steps=5, out=tmp_path / "one", **FAST)
     module.compare(adata, ["mlp/pca"], split=tmp_path / "one" / "split.json", budget_steps=5, out=tmp_path / "two", **FAST)
@@ -161,6 +191,14 @@ def test_the_same_split_file_serves_again(double, adata, tmp_path):
 def test_errors_say_what_to_do(double, adata, tmp_path):
     with pytest.raises(ConfigError, match="not both"):
         module.compare(adata, ["mlp/pca"], budget_steps=1, budget_seconds=1, out=tmp_path)
+    with pytest.raises(ConfigError, match="no backbone 'mpl'"):
+        module.compare(adata, ["mpl/pca"], split="lopo", out=tmp_path / "none")
+    with pytest.raises(ConfigError, match="no space is called 'rae'"):
+        module.compare(adata, ["mlp/rae"], split="lopo", out=tmp_path / "none")
+    for share in (0, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match="learning_curve"):
+            module.compare(adata, ["mlp/pca"], split="lopo", learning_curve=(share,), out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
     with pytest.raises(ConfigError, match="backbone/space"):
         module.compare(adata, ["mlp"], split="lopo", out=tmp_path)
     with pytest.raises(ConfigError, match="unseen_combination"):

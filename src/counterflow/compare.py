@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from counterflow import backbones, spaces
 from counterflow.budget import Budget, width_for
+from counterflow.data.genes import CHOICE, choose_genes
 from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.split_file import SEPARATOR, Keys, Split, condition_table, data_hash
 from counterflow.data.splits import SPLITS, build_split
@@ -57,14 +59,18 @@ class Task:
         return f"{name}-seed{self.seed}" + (f"-share{self.share:g}" if self.share < 1 else "")
 
     def part_of(self, adata: AnnData) -> AnnData:
-        """`adata` with its share of the training conditions; the others are set aside as ``val``, of which nothing is fitted."""
+        """`adata` with its share of the training conditions; the cells of the others are not there, not even to be watched."""
         if self.share == 1:
             return adata
-        part = adata.copy()
         names, chosen = _training_conditions(adata)
-        keep = set(np.random.default_rng(self.seed).permutation(chosen)[: max(2, round(self.share * len(chosen)))])
-        part.obs.loc[names.isin(set(chosen) - keep) & (part.obs[SPLIT_COLUMN] == "train"), SPLIT_COLUMN] = "val"
-        return part
+        keep = set(np.random.default_rng(self.seed).permutation(chosen)[: _n_conditions(self.share, len(chosen))])
+        aside = names.isin(set(chosen) - keep).to_numpy() & (adata.obs[SPLIT_COLUMN] == "train").to_numpy()
+        return adata[~aside].copy()
+
+
+def _n_conditions(share: float, n: int) -> int:
+    """How many of `n` training conditions a share is: at least two, if there are."""
+    return min(n, max(2, round(share * n)))
 
 
 def _training_conditions(adata: AnnData) -> tuple[pd.Series, list[str]]:
@@ -85,7 +91,7 @@ def _curve(whole: Table, parts: Mapping[Task, Table], adata: AnnData) -> pd.Data
     for share, table in [(1.0, whole), *((task.share, part) for task, part in parts.items())]:
         rows = table.rows[(table.rows["seed"] == 0) & table.rows["metric"].isin(table.metrics)]
         means = rows.groupby(["method", "kind", "metric"], sort=False, as_index=False)["value"].mean()
-        blocks.append(means.assign(share=share, conditions=n if share == 1 else max(2, round(share * n))))
+        blocks.append(means.assign(share=share, conditions=_n_conditions(share, n)))
     return pd.concat(blocks, ignore_index=True).drop_duplicates(["method", "metric", "share"], ignore_index=True)
 
 
@@ -130,7 +136,8 @@ def compare(
         Directory of the results: ``table.csv`` (long), ``summary.md``, ``summary.json``, ``split.json``, ``report.html``, and ``rows/``
         with what is finished.
     model_options, train_options
-        Further arguments of `CounterFlow` and `CounterFlow.train`, the same for all models.
+        Further arguments of `CounterFlow` and `CounterFlow.train`, the same for all models. With ``n_top_genes`` the baselines and
+        the ceiling are scored on the chosen genes too.
     metrics, n_halvings
         As in `evaluate`.
     dataset
@@ -143,7 +150,7 @@ def compare(
     Raises
     ------
     ConfigError
-        For an unknown split or model name, or if `out` holds another comparison.
+        For an unknown split, backbone or space, a share that is none, or if `out` holds another comparison.
     DataError
         If a cell sits in two sets of the split, or the split is not what its name promises.
 
@@ -156,8 +163,16 @@ def compare(
     model_options, train_options = dict(model_options or {}), dict(train_options or {})
     for name in models:
         _backbone_and_space(name)
+    if not all(0 < share < 1 for share in learning_curve):
+        raise ConfigError(f"learning_curve={list(learning_curve)}: shares of the training conditions, between 0 and 1")
     held_out, used = _with_split(adata, split)
     audit_split(held_out, used)
+    n_top_genes = model_options.pop("n_top_genes", None)
+    if n_top_genes is not None:  # chosen here, so that rules and models are scored on the same genes
+        if CHOICE in held_out.uns:
+            raise ConfigError(f"n_top_genes={n_top_genes}, but choose_genes has chosen the genes of this AnnData: leave one of them out")
+        choose_genes(held_out, n_top_genes)
+    named = {"dataset": dataset, "split": used.name if used is not None else setup_of(held_out).split_key or ""}
     path = Path(out)
     (path / "rows").mkdir(parents=True, exist_ok=True)
     plan = {
@@ -166,6 +181,8 @@ def compare(
         "split": hashlib.sha256("\n".join(held_out.obs[SPLIT_COLUMN].astype(str)).encode()).hexdigest(),
         "setup": setup_of(held_out).to_dict(),
         "budget": asdict(budget),
+        "named": named,
+        "genes": None if CHOICE not in held_out.uns else len(held_out.uns[CHOICE]["genes"]),
         "model_options": repr(sorted(model_options.items())),
         "train_options": repr(sorted(train_options.items())),
         "metrics": list(metrics),
@@ -174,7 +191,6 @@ def compare(
     _check_plan(path, plan, resume)
     if used is not None:
         used.save(path / "split.json")
-    named = {"dataset": dataset, "split": used.name if used is not None else setup_of(held_out).split_key or ""}
     how: dict[str, Any] = {"metrics": metrics, "n_halvings": n_halvings, **named}
     watch = _Watch(progress)
 
@@ -188,7 +204,7 @@ def compare(
     for i, task in enumerate(left):
         watch.start(str(task), i, len(left))
         try:
-            _keep(path, task.file, _train_and_score(task.part_of(held_out), task, budget, model_options, train_options, how))
+            _keep(path, task.file, _train_and_score(held_out, task, budget, model_options, train_options, how))
         except CounterflowError as error:
             failed.append(f"{task} failed: {str(error).splitlines()[0]}")
             watch.say(failed[-1])
@@ -222,20 +238,21 @@ class WithMean:
 def _train_and_score(
     adata: AnnData, task: Task, budget: Budget, model_options: dict[str, Any], train_options: dict[str, Any], how: dict[str, Any]
 ) -> Table:
+    part = task.part_of(adata)
     if task.model == BASELINES_FILE:
-        return evaluate({}, adata, baselines=applicable(adata), **how)
+        return evaluate({}, adata, baselines=applicable(part), trained_on=part, **how)
     forget_peak_memory()
     backbone, space = _backbone_and_space(task.model)
     options = {"backbone": backbone, "space": space, "seed": task.seed, **model_options}
-    model = CounterFlow(adata, **options)
+    model = CounterFlow(part, **options)
     if budget.parameters is not None:
         width = width_for(budget.parameters, model)
-        model = CounterFlow(adata, **options | {"backbone_kwargs": {**(options.get("backbone_kwargs") or {}), "width": width}})
+        model = CounterFlow(part, **options | {"backbone_kwargs": {**(options.get("backbone_kwargs") or {}), "width": width}})
     started, wall = time.process_time(), time.monotonic()
     model.train(max_steps=budget.steps, max_seconds=budget.seconds, **{"progress": False, **train_options})
     trained, trained_wall = time.process_time() - started, time.monotonic() - wall
     started = time.process_time()
-    table = evaluate({task.model: WithMean(model)}, adata, baselines=(), **how)
+    table = evaluate({task.model: WithMean(model)}, adata, baselines=(), trained_on=part, **how)
     cost = {
         "method": task.model,
         "seed": task.seed,
@@ -274,6 +291,9 @@ def _backbone_and_space(name: str) -> tuple[str, str]:
     backbone, slash, space = name.rpartition("/")
     if not (backbone and slash and space):
         raise ConfigError(f"a model is written backbone/space, for example mlp/pca; got {name!r}")
+    backbones.resolve(backbone)
+    if space not in spaces.SPACES:
+        raise ConfigError(f"{name!r}: no space is called {space!r}: {near(space, spaces.SPACES)}")
     return backbone, space
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from counterflow.data.genes import chosen_genes
+from counterflow.data.ledger import Ledger
 from counterflow.data.screen import gene_positions
 from counterflow.errors import ConfigError, DataError, near
 from counterflow.evaluate.audit import audit_predictors
@@ -48,13 +50,14 @@ def evaluate(
     seed: int = 0,
     metrics: Sequence[str] = HEADLINE,
     baselines: Sequence[str] = ALWAYS,
+    trained_on: AnnData | None = None,
     dataset: str = "",
     split: str = "",
     progress: Callable[[str], None] | None = None,
 ) -> Table:
     """Score every predictor, the simple baselines and the split-half ceiling on the held-out conditions of `adata`.
 
-    Each row is scored against the same random half of the real cells; the ceiling is the other half. Effects are measured from
+    All rows are scored on the same genes: those that `choose_genes` named, if it was asked, and that every predictor predicts. Each row is scored against the same random half of the real cells; the ceiling is the other half. Effects are measured from
     the real controls of the same context, never from predicted ones. The perturbed gene itself is left out.
 
     Parameters
@@ -71,6 +74,9 @@ def evaluate(
         Names of `counterflow.evaluate.metrics.METRICS`.
     baselines
         Names of `counterflow.evaluate.baselines.BASELINES`, trained here on the ``train`` cells; ``control`` and ``mean`` are always added.
+    trained_on
+        Declared cells that the baselines are trained on in place of `adata`: fewer conditions, for a learning curve. What is scored
+        against stays that of `adata`.
     dataset, split
         Names that are written into the table.
     progress
@@ -86,10 +92,12 @@ def evaluate(
     audited = audit_predictors(predictors, adata, subset)
     trained = {name: BASELINES[name]() for name in dict.fromkeys([*ALWAYS[:2], *baselines])}
     for baseline in trained.values():
-        baseline.train(adata)
+        baseline.train(adata if trained_on is None else trained_on)
     everyone: dict[str, Predictor] = {**predictors, **trained}
     first = _predict_all(everyone, adata, truth, truth.units[0])
-    genes = [gene for gene in truth.screen.genes if all(gene in cells.var_names for cells in first.values())]
+    chosen = chosen_genes(adata, Ledger())
+    wanted_genes = truth.screen.genes if chosen is None else [gene for gene in truth.screen.genes if gene in set(chosen)]
+    genes = [gene for gene in wanted_genes if all(gene in cells.var_names for cells in first.values())]
     if not genes:
         raise DataError("the predictors have no gene in common with each other and with adata")
     if len(genes) < len(truth.screen.genes):
