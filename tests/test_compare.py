@@ -189,6 +189,8 @@ def test_the_same_split_file_serves_again(double, adata, tmp_path):
 
 
 def test_errors_say_what_to_do(double, adata, tmp_path):
+    with pytest.raises(ConfigError, match="budget_parameters=0"):
+        module.compare(adata, ["mlp/pca"], budget_parameters=0, out=tmp_path / "none")
     with pytest.raises(ConfigError, match="not both"):
         module.compare(adata, ["mlp/pca"], budget_steps=1, budget_seconds=1, out=tmp_path)
     with pytest.raises(ConfigError, match="no backbone 'mpl'"):

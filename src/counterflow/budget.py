@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,8 +31,9 @@ class Budget:
             raise ConfigError("give budget_steps or budget_seconds, not both: models are compared under one budget")
         if self.steps is None and self.seconds is None:
             object.__setattr__(self, "steps", DEFAULT_STEPS)
-        if min(value for value in (self.steps, self.seconds, self.parameters) if value is not None) <= 0:
-            raise ConfigError(f"the budget must be positive; got {self}")
+        for name, value in asdict(self).items():
+            if value is not None and not value > 0:
+                raise ConfigError(f"budget_{name}={value:g}: the budget must be positive")
 
     def __str__(self) -> str:
         length = f"{self.steps} optimiser steps" if self.steps is not None else f"{self.seconds:g} processor seconds of training"

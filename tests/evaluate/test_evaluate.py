@@ -1,6 +1,8 @@
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
+from scipy import sparse
 
 from counterflow.data.schema import Setup, declare
 from counterflow.errors import ConfigError, DataError
@@ -128,6 +130,23 @@ def test_models_of_fewer_genes_are_scored_on_those(simulated, honest):
     table = evaluate({"some": Some()}, simulated.adata, metrics=FAST, n_halvings=1)
     assert "30 of 80 genes" in table.notes[0]
     assert np.isfinite(table.rows["value"][(table.rows["metric"] == "mse") & (table.rows["method"] != "replicate")]).all()
+
+
+def test_classifiers_see_all_of_a_prediction_not_the_first_cells_of_its_file():
+    """Controls that lie in the file one batch after the other, and a prediction that keeps their order."""
+    rng = np.random.default_rng(0)
+    n = 900
+    rate = np.full((2, 30), 3.0)
+    rate[1, :10] = 9.0  # the second batch is another one
+    batch = np.repeat([0, 1], n // 2)
+    counts = np.concatenate([rng.poisson(rate[batch]), rng.poisson(rate[rng.permutation(batch)]), rng.poisson(rate[batch[::300]])])
+    labels = ["control"] * n + ["a"] * n + ["b"] * 3
+    split = ["test" if label == "a" else "train" for label in labels]
+    obs = pd.DataFrame({"perturbation": labels, "split": split}, index=[f"c{i}" for i in range(len(labels))])
+    adata = AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(30)]))
+    declare(adata, Setup("perturbation", "control", split_key="split"))
+    values = evaluate({}, adata, metrics=("c2st_gene",), n_halvings=1, baselines=()).per_condition("c2st_gene")
+    assert values["control"].item() < 0.65  # the perturbation does nothing
 
 
 def test_effect_scale_is_the_factor_that_fits_best():

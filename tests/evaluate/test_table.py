@@ -3,6 +3,8 @@ import pandas as pd
 import pytest
 
 from counterflow.errors import ConfigError
+from counterflow.evaluate.examples import Examples
+from counterflow.evaluate.plots import learning_curve
 from counterflow.evaluate.report import write_report
 from counterflow.evaluate.table import Table, concat
 from counterflow.evaluate.verdict import overall
@@ -144,3 +146,78 @@ def test_the_first_sentence_names_the_models_worth_using_or_the_rules(eight):
     assert "mean (mse)" in overall(long({"net": base * 3, "mean": base, "control": base * 2}))
     assert overall(long({"net": base[:3] * 0.5, "mean": base[:3]})).startswith("Too few conditions")
     assert overall(long({"mean": base})).startswith("No model in this table")
+
+
+def test_too_wide_and_too_narrow_do_not_cancel():
+    """The good end of this metric is 0: a mean of 0 over conditions of +1 and -1 is not a good spread."""
+    swing = np.tile([1.0, -1.0], 4)
+    values = {"net": swing, "mean": np.full(8, 0.5), "additive": 2 * swing, "control": np.full(8, 0.8), "split_half": np.full(8, 0.1)}
+    table = long(values, metric="std_log2ratio")
+    s = table.summary().set_index("method")["S"]
+    assert s["net"] == pytest.approx((1 - 0.5) / (0.1 - 0.5)) and s["mean"] == 0
+    assert table.best_baseline("std_log2ratio") == "mean" and table.paired("net", "std_log2ratio")["gain"] == pytest.approx(-0.5)
+
+
+def test_a_baseline_of_the_easy_data_set_is_not_the_best_of_both():
+    """Two data sets in one table, in which other baselines apply: each is compared with its own best."""
+    easy = long({"net": [0.3] * 6, "mean": [0.4] * 6, "additive": [0.2] * 6, "split_half": [0.1] * 6}, split="easy")
+    hard = long({"net": [2.0] * 6, "mean": [3.0] * 6, "split_half": [1.0] * 6}, split="hard")
+    both = concat([easy, hard])
+    assert both.best_baseline("mse") == "mean"
+    paired = both.paired("net", "mse")
+    assert paired["n"] == 12 and paired["won"] == 0.5 and paired["gain"] == pytest.approx((1.0 - 0.1) / 2)
+    assert paired["baseline"] == "additive, mean" and paired["baseline_value"] == pytest.approx(1.6)
+    s = both.summary().set_index("method")["S"]
+    assert s["additive"] == pytest.approx((0.2 - 0.4) / (0.1 - 0.4))  # over the conditions that it has
+    assert "additive, mean" in both.verdict("net")
+
+
+def test_a_report_of_several_data_sets_draws_for_each_what_it_has(tmp_path):
+    tables = []
+    for split, methods in (("easy", ("net", "mean", "additive")), ("hard", ("other", "mean"))):
+        base = np.linspace(1, 2, 6)
+        table = long({name: base * (i + 1) for i, name in enumerate(methods)} | {"split_half": base / 2}, split=split)
+        where = {"dataset": "d", "split": split, "condition": "c0", "context": ""}
+        genes, rng = ["PC1", "PC2", "G1"], np.random.default_rng(0)
+        cells = [
+            {**where, "method": method, "cell": i, "feature": gene, "value": rng.normal()}
+            for method in ("control", "real", *methods)
+            for i in range(4)
+            for gene in genes
+        ]
+        effects = [{**where, "method": m, "gene": g, "predicted": rng.normal(), "real": 1.0} for m in methods for g in ("G1", "G2")]
+        table.examples = Examples(pd.DataFrame(cells), pd.DataFrame(effects))
+        tables.append(table)
+    write_report(concat(tables), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "Example: d easy c0" in text and "Example: d hard c0" in text
+
+
+def test_a_learning_curve_of_many_models_shows_all_of_them_and_the_best_rule():
+    table = long({**{f"net{i}": [1.0, 2.0] for i in range(9)}, "mean": [1.0, 1.5]})
+    points = [(method, share) for method in table.rows["method"].unique() for share in (0.5, 1.0)]
+    curve = [{"method": method, "metric": "mse", "share": share, "conditions": 4 * share, "value": 1.0} for method, share in points]
+    table.learning_curve = pd.DataFrame(curve)
+    labels = [text.get_text() for text in learning_curve(table, "mse").axes[0].get_legend().get_texts()]
+    assert labels == [f"net{i}" for i in range(9)] + ["mean"]
+    assert len(concat([table, long({"mean": [1.0]}, split="other")]).learning_curve) == len(curve)
+
+
+def test_nothing_of_an_earlier_table_stays_beside_a_saved_one(eight, tmp_path):
+    eight.learning_curve = pd.DataFrame({"method": ["net"], "metric": ["mse"], "share": [0.5], "value": [1.0]})
+    eight.save(tmp_path)
+    long({"net": [1.0], "mean": [2.0]}).save(tmp_path)
+    assert Table.load(tmp_path).learning_curve.empty
+
+
+def test_a_table_without_any_value_can_be_shown_and_saved(tmp_path):
+    table = long({"net": [np.nan], "mean": [np.nan]}, metric="pds_cosine")
+    assert table.summary().empty and "NOTHING TO SAY" in table.to_markdown()
+    table.save(tmp_path)
+
+
+def test_a_sign_on_few_conditions_is_no_win_beside_tests_on_many():
+    base, few = np.linspace(1, 2, 8), np.r_[np.full(5, np.nan), np.ones(3)]
+    errors = long({"net": base + np.tile([0.1, -0.1], 4), "mean": base})
+    cells = long({"net": few * 0.5, "mean": few}, metric="energy")
+    assert concat([errors, cells]).verdict("net").startswith("NO GAIN SHOWN")

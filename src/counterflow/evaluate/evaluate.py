@@ -57,8 +57,9 @@ def evaluate(
 ) -> Table:
     """Score every predictor, the simple baselines and the split-half ceiling on the held-out conditions of `adata`.
 
-    All rows are scored on the same genes: those that `choose_genes` named, if it was asked, and that every predictor predicts. Each row is scored against the same random half of the real cells; the ceiling is the other half. Effects are measured from
-    the real controls of the same context, never from predicted ones. The perturbed gene itself is left out.
+    All rows are scored on the same genes, those that every predictor predicts (of those that `choose_genes` named, if it was called),
+    and each against the same random half of the real cells; the ceiling is the other half. Effects are measured from the real
+    controls of the same context, never from predicted ones. The perturbed gene itself is left out.
 
     Parameters
     ----------

@@ -39,8 +39,10 @@ class Examples:
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write ``example_cells.csv`` and ``example_effects.csv``, if there is something in them."""
         for name, frame in (("cells", self.cells), ("effects", self.effects)):
+            file = Path(directory) / f"example_{name}.csv"
+            file.unlink(missing_ok=True)  # of an earlier table
             if len(frame):
-                frame.to_csv(Path(directory) / f"example_{name}.csv", index=False, float_format="%.4g")
+                frame.to_csv(file, index=False, float_format="%.4g")
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,10 +70,10 @@ def scatter(table: Table, metric: str) -> Figure:
     return figure
 
 
-def example_names(table: Table) -> list[str]:
-    """The example conditions, strongest effect first."""
+def example_names(table: Table) -> dict[str, set[str]]:
+    """The example conditions, strongest effect first, and the methods whose cells were kept."""
     cells = table.examples.cells
-    return [] if cells.empty else list(dict.fromkeys(_title(cells)))
+    return {} if cells.empty else {str(name): set(of_name) for name, of_name in cells["method"].groupby(_title(cells), sort=False)}
 
 
 def example_cells(table: Table, example: str, methods: list[str]) -> Figure:
@@ -140,7 +141,8 @@ def learning_curve(table: Table, metric: str) -> Figure:
     axis: Axes = figure.subplots()
     curve = table.learning_curve[table.learning_curve["metric"] == metric]
     best = table.best_baseline(metric)
-    for name, colour in zip([*table.models, *([best] if best else [])], [*LINES[: len(table.models)], "#7a8793"], strict=False):
+    colours = dict(zip(table.models, cycle(LINES), strict=False)) | ({best: "#7a8793"} if best else {})
+    for name, colour in colours.items():
         points = curve[curve["method"] == name].sort_values("conditions")
         axis.plot(points["conditions"], points["value"], marker="o", ms=4, color=colour, ls="--" if name == best else "-", label=name)
     ceiling = curve["value"][(curve["method"] == CEILING) & (curve["share"] == 1)]
@@ -160,7 +162,9 @@ def shown_methods(table: Table, metric: str, most: int = 6) -> list[str]:
 
 
 def _title(frame: pd.DataFrame) -> pd.Series:
-    return (frame["dataset"] + " " + frame["condition"] + " " + frame["context"]).str.replace("  ", " ").str.strip()
+    split = frame["split"] if frame["split"].nunique() > 1 else ""
+    words = frame["dataset"] + " " + split + " " + frame["condition"] + " " + frame["context"]
+    return words.str.replace(r" +", " ", regex=True).str.strip()
 
 
 def _panels(n: int, width: float, height: float) -> tuple[Figure, list[Axes]]:

@@ -119,7 +119,8 @@ def _examples(table: Table, metrics: list[str]) -> list[tuple[str, list[str]]]:
     """Example condition -> its figures."""
     methods = shown_methods(table, metrics[0]) if metrics else []
     draw = (example_cells, example_effects, example_genes)
-    return [(name, [_svg(figure(table, name, methods)) for figure in draw]) for name in example_names(table)] if methods else []
+    of_example = {name: [method for method in methods if method in drawn] for name, drawn in example_names(table).items()}
+    return [(name, [_svg(figure(table, name, shown)) for figure in draw]) for name, shown in of_example.items() if shown]
 
 
 def _thirds(table: Table, metrics: list[str]) -> list[dict[str, Any]]:

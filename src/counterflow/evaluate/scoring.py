@@ -61,7 +61,7 @@ def score_unit(truth: Truth, unit: Unit, cells: Mapping[str, NDArray], metrics: 
             truth_side["real_de"] = differential(some_true[:, kept], control[:, kept])
         for name, predicted in rows.items():
             draw = np.random.default_rng([seed, unit.number, half, 1])  # equal draws for rows that move the same control cells
-            some = predicted[np.sort(draw.choice(len(predicted), n, replace=False))]
+            some = predicted[draw.choice(len(predicted), n, replace=False)]  # in random order: classifiers take the first of them
             mean = predicted.mean(0, dtype=np.float64)
             predicted_means.setdefault(name, []).append(mean)
             inputs = {**fixed, **truth_side, "predicted_mean": mean[kept], "predicted": some[:, kept]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from counterflow.evaluate.metrics import METRICS
 from counterflow.evaluate.scoring import CEILING
 
 KEYS = ("dataset", "split", "seed", "method", "kind", "condition", "context", "stratum", "third", "n_cells", "metric", "value")
+SUMMARY = ("metric", "method", "value", "lo", "hi", "n", "kind", "S", "seed_sd", "best_baseline")
 UNIT = ["dataset", "split", "condition", "context"]
 FLOOR, BASELINE = "control", "mean"
 THIRDS = ("strong", "middle", "weak")  # by the length of the real effect
@@ -88,9 +89,10 @@ class Table:
         S = (m - b) / (r - b), with b = the `mean` baseline and r = the split-half ceiling: 0 is as good as one generic response, 1 as
         good as repeating the experiment. Where a metric has its good end at a number, distances to that number are compared.
         ``seed_sd``: standard deviation over trainings of the mean over conditions.
+        S of a method is taken over the conditions that it, the baseline and the ceiling have. Empty if no metric has a value.
         """
-        blocks = [self._summary_of(metric) for metric in metrics or self.metrics]
-        return pd.concat([block for block in blocks if len(block)], ignore_index=True)
+        blocks = [block for metric in metrics or self.metrics if len(block := self._summary_of(metric))]
+        return pd.concat(blocks, ignore_index=True) if blocks else pd.DataFrame(columns=list(SUMMARY))
 
     def _summary_of(self, metric: str) -> pd.DataFrame:
         wide = self.per_condition(metric).dropna(how="all")
@@ -106,13 +108,10 @@ class Table:
             lo[known], hi[known] = np.nanpercentile(bootstrap[:, known], [2.5, 97.5], axis=0)
         out = pd.DataFrame({"metric": metric, "method": wide.columns, "value": mean, "lo": lo, "hi": hi, "n": np.isfinite(values).sum(0)})
         out["kind"] = out["method"].map(self.rows.drop_duplicates("method").set_index("method")["kind"])
-        distance = dict(zip(out["method"], badness(metric, out["value"].to_numpy()), strict=True))
-        b, r = distance.get(BASELINE, np.nan), distance.get(CEILING, np.nan)
-        gap = r - b
-        out["S"] = [(d - b) / gap + 0.0 if gap < -1e-9 else np.nan for d in distance.values()]  # no room between baseline and ceiling: no S
+        distance = wide.apply(lambda column: badness(metric, column.to_numpy()))
+        out["S"] = [_score(distance, method) for method in wide.columns]
         out["seed_sd"] = out["method"].map(self._over_seeds(metric))
-        best = best_of(distance, self.baselines)
-        out["best_baseline"] = out["method"] == best
+        out["best_baseline"] = out["method"] == self.best_baseline(metric)
         return out
 
     def _over_seeds(self, metric: str) -> dict[Any, float]:
@@ -138,23 +137,39 @@ class Table:
         return out
 
     def best_baseline(self, metric: str) -> str | None:
-        """The simple predictor with the best mean."""
-        wide = self.per_condition(metric)
-        return best_of({name: float(badness(metric, _nanmean(wide[[name]].to_numpy()))[0]) for name in wide.columns}, self.baselines)
+        """The simple predictor with the best mean, of those that answer for the most conditions: fewer may be easier ones."""
+        return _best(self._distances(metric)[self._with(metric, self.baselines)])
+
+    def opponents(self, metric: str) -> pd.DataFrame:
+        """What a method is compared with on every unit: the best simple predictor of its data set and split, ``baseline`` and ``value``."""
+        wide, distance = self.per_condition(metric), self._distances(metric)
+        names = self._with(metric, self.baselines)
+        best = {key: _best(distance.loc[rows, names]) for key, rows in distance.groupby(UNIT[:2]).groups.items()}
+        chosen = [best[unit[:2]] for unit in wide.index]
+        values = [np.nan if name is None else wide.loc[unit, name] for unit, name in zip(wide.index, chosen, strict=True)]
+        return pd.DataFrame({"baseline": chosen, "value": values}, index=wide.index)
+
+    def _with(self, metric: str, methods: Iterable[str]) -> list[str]:
+        have = set(self.per_condition(metric))
+        return [name for name in methods if name in have]
+
+    def _distances(self, metric: str) -> pd.DataFrame:
+        """`per_condition`, turned so that lower is better."""
+        return self.per_condition(metric).apply(lambda column: badness(metric, column.to_numpy()))
 
     def paired(self, method: str, metric: str) -> dict[str, Any]:
-        """`method` against the best baseline over conditions: mean gain (positive is better), share won, Wilcoxon p."""
+        """`method` against the best baseline (of each data set and split) over conditions: mean gain (positive is better), share won, p."""
         from scipy.stats import wilcoxon
 
-        best = self.best_baseline(metric)
-        wide = self.per_condition(metric)
-        if best is None or method not in wide:
-            return {"baseline": best, "gain": float("nan"), "won": float("nan"), "p": float("nan"), "n": 0}
-        both = wide[[best, method]].dropna()
-        gain = badness(metric, both[best].to_numpy()) - badness(metric, both[method].to_numpy())
+        wide, opponent = self.per_condition(metric), self.opponents(metric)
+        if method not in wide or opponent["baseline"].isna().all():
+            return {"baseline": None, "baseline_value": np.nan, "gain": np.nan, "won": np.nan, "p": np.nan, "n": 0}
+        both = opponent.assign(method=wide[method]).dropna()
+        gain = badness(metric, both["value"].to_numpy()) - badness(metric, both["method"].to_numpy())
         p = float(wilcoxon(gain).pvalue) if len(gain) >= FEWEST_TESTED and np.any(gain) else float("nan")
         return {
-            "baseline": best,
+            "baseline": ", ".join(dict.fromkeys(opponent["baseline"].dropna())),
+            "baseline_value": float(both["value"].mean()) if len(both) else float("nan"),
             "gain": float(gain.mean()) if len(gain) else float("nan"),
             "won": float((gain > 0).mean()) if len(gain) else float("nan"),
             "p": p,
@@ -229,6 +244,7 @@ class Table:
         (path / "summary.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         (path / "summary.md").write_text(self.to_markdown(), encoding="utf-8")
         self.examples.save(path)
+        (path / "learning_curve.csv").unlink(missing_ok=True)  # of an earlier table
         if len(self.learning_curve):
             self.learning_curve.to_csv(path / "learning_curve.csv", index=False, float_format="%.6g")
 
@@ -254,7 +270,7 @@ class Table:
 
 
 def concat(tables: Iterable[Table]) -> Table:
-    """One table of several: folds, seeds, data sets."""
+    """One table of several: folds, seeds, data sets. Learning curves of several tables are not joined."""
     tables = list(tables)
     self_test: dict[str, dict[str, float]] = {}
     for table in tables:
@@ -263,7 +279,9 @@ def concat(tables: Iterable[Table]) -> Table:
     costs = [table.costs for table in tables if len(table.costs)]
     notes = tuple(dict.fromkeys(note for table in tables for note in table.notes))
     spent = pd.concat(costs, ignore_index=True) if costs else pd.DataFrame()
-    return Table(rows, self_test, spent, notes, Examples.concat(table.examples for table in tables))
+    curves = [table.learning_curve for table in tables if len(table.learning_curve)]
+    curve = curves[0] if len(curves) == 1 else pd.DataFrame()
+    return Table(rows, self_test, spent, notes, Examples.concat(table.examples for table in tables), curve)
 
 
 def badness(metric: str, values: np.ndarray) -> np.ndarray:
@@ -274,10 +292,22 @@ def badness(metric: str, values: np.ndarray) -> np.ndarray:
     return values if better == "lower" else np.abs(values - better)
 
 
-def best_of(distance: Mapping[str, float], names: Iterable[str]) -> str | None:
-    """The name with the smallest finite `badness`."""
-    finite = [name for name in names if np.isfinite(distance.get(name, np.nan))]
-    return min(finite, key=lambda name: distance[name]) if finite else None
+def _best(distance: pd.DataFrame) -> str | None:
+    """The column with the smallest mean, of those with the most finite entries."""
+    number = np.isfinite(distance).sum()
+    if number.empty or number.max() == 0:
+        return None
+    return str(distance.loc[:, number == number.max()].mean().idxmin())
+
+
+def _score(distance: pd.DataFrame, method: str) -> float:
+    """S of a method, from `badness`; nan where there is no room between baseline and ceiling."""
+    if not {BASELINE, CEILING} <= set(distance):
+        return float("nan")
+    m, b, r = (distance[name].to_numpy() for name in (method, BASELINE, CEILING))
+    shared = np.isfinite(m) & np.isfinite(b) & np.isfinite(r)
+    gap = float((r - b)[shared].mean()) if shared.any() else 0.0
+    return float((m - b)[shared].mean()) / gap + 0.0 if gap < -1e-9 else float("nan")
 
 
 def arrow(metric: str) -> str:

@@ -70,7 +70,7 @@ def findings(table: Table, method: str) -> list[Finding]:
         means = table.per_condition(metric).mean()
         result.append(
             Finding(
-                question, metric, float(means[method]), found["baseline"], float(means[found["baseline"]]),
+                question, metric, float(means[method]), found["baseline"], found["baseline_value"],
                 float(means.get(CEILING, np.nan)), found["gain"], found["won"], found["n"], found["p"],
             )
         )  # fmt: skip
@@ -96,8 +96,10 @@ def reproduced(table: Table) -> float:
 
 def judgement(found: list[Finding], faulty: bool, repeats: float = float("nan")) -> tuple[str, str]:
     """What to do, in capitals, and why; `repeats` is what `reproduced` gives."""
-    better, worse = (sum(finding.outcome == outcome for finding in found) for outcome in ("better", "worse"))
     asked, conditions = len(found), max((finding.n for finding in found), default=0)
+    fewest = min(FEWEST_TESTED, conditions)  # a sign on fewer is no win beside questions that were tested
+    counted = [finding for finding in found if finding.n >= fewest]
+    better, worse = (sum(finding.outcome == outcome for finding in counted) for outcome in ("better", "worse"))
     if not asked:
         return "NOTHING TO SAY", "no headline metric could be computed."
     if repeats < LEAST_REPRODUCED:
