@@ -111,6 +111,20 @@ def test_names_of_other_cells_are_no_leak_when_several_share_them(model, adata):
         audit_model(model, both)
 
 
+def test_cells_called_by_their_number_are_told_apart_by_their_counts(adata):
+    """Cell 17 of another file is another cell; cell 17 of this file is the same."""
+    numbered = adata.copy()
+    numbered.obs_names = [str(i) for i in range(adata.n_obs)]
+    model = planted.fit(numbered)
+    other = numbered[::-1].copy()
+    other.obs_names = numbered.obs_names
+    other.X = other.X[:, np.random.default_rng(0).permutation(adata.n_vars)]
+    assert audit_model(model, other).startswith("leak audit passed")
+    numbered.obs.loc[numbered.obs_names[(numbered.obs["split"] == "train").to_numpy()][:3], "split"] = "test"
+    with pytest.raises(cf.DataError, match="saw 3 test cells"):
+        audit_model(model, numbered)
+
+
 @pytest.mark.filterwarnings("ignore:Observation names are not unique")
 def test_a_copy_is_found_with_fewer_genes_in_another_order(adata):
     clean = planted.fit(adata.copy(), n_top_genes=40)

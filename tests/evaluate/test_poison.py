@@ -49,6 +49,15 @@ def test_log1p_stays_log1p_and_the_library_goes_along(adata):
     assert (spoilt.library[45:] >= 2 * adata.obs["n"].to_numpy()[45:]).all()
 
 
+@pytest.mark.parametrize("form", [sparse.csr_matrix, lambda m: pd.DataFrame(m, index=[f"c{i}" for i in range(60)], columns=list("xyz"))])
+def test_embeddings_of_every_form_are_spoilt(adata, form):
+    adata.obsm["protein"] = form(np.random.default_rng(1).normal(size=(60, 3)))
+    spoilt = poisoned(adata, ROWS).obsm["protein"]
+    one, two = (np.asarray(x.todense() if sparse.issparse(x) else x) for x in (adata.obsm["protein"], spoilt))
+    np.testing.assert_array_equal(one[:45], two[:45])
+    assert (one[45:] != two[45:]).any(1).all() and type(spoilt) is type(adata.obsm["protein"])
+
+
 def test_layers_embeddings_and_raw_are_spoilt_too(adata):
     adata.layers["more"] = adata.X * 3
     adata.obsm["X_pca"] = np.random.default_rng(1).normal(size=(60, 3))

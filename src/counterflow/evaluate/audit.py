@@ -135,12 +135,13 @@ def _stages_that_saw(ledger: Ledger, screen: Screen, genes: tuple[str, ...], sub
     held_out = screen.rows(np.isin(screen.split, sets))
     held_out = held_out.on_genes(genes)
     keys, telling = held_out.keys, surprise(held_out) > ENOUGH_SURPRISE
-    several = pd.Series(screen.cells).duplicated(keep=False).to_numpy()[np.isin(screen.split, sets)]
+    called = pd.Series(screen.cells)
+    common = (called.duplicated(keep=False) | called.str.isdigit()).to_numpy()[np.isin(screen.split, sets)]
     what = f"{'/'.join(sets)} cell"
     found: dict[tuple[bytes, str], list[str]] = {}  # stages that saw the same cells and are mended in the same way share a message
     for stage in ledger.stages():
         if stage in ledger.seen:
-            by_name, by_content = _met(keys, ledger.seen[stage], telling, several)
+            by_name, by_content = _met(keys, ledger.seen[stage], telling, common)
             asked = held_out.split == "test" if stage in CHOOSING else np.ones(len(held_out.cells), dtype=bool)
             saw = np.array([by_name & asked, (by_name | by_content) & asked])
             if saw.any():
@@ -154,14 +155,17 @@ def _stages_that_saw(ledger: Ledger, screen: Screen, genes: tuple[str, ...], sub
 
 
 def _met(
-    cells: CellKeys, seen: CellKeys, telling: NDArray[np.bool_], several: NDArray[np.bool_]
+    cells: CellKeys, seen: CellKeys, telling: NDArray[np.bool_], common: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which cells were seen by their name, and which by their counts. A name that several cells share needs its counts as well."""
+    """Which cells were seen by their name, and which by their counts. A `common` name needs its counts as well.
+
+    These are names that several cells share, and plain numbers: cell 17 of this file is not cell 17 of every other.
+    """
     by_name = np.isin(cells.name, seen.name)
     if seen.content is None or cells.content is None:
         return by_name, np.zeros_like(by_name)
     same = np.isin(cells.content, seen.content)
-    return by_name & (~several | same), same & telling
+    return by_name & (~common | same), same & telling
 
 
 def cells_in_two_sets(screen: Screen) -> Iterable[str]:

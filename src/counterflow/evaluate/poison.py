@@ -117,10 +117,13 @@ def poisoned(adata: AnnData, rows: NDArray[np.intp], seed: int = 0) -> AnnData:
     for name in list(result.layers):
         result.layers[name] = spoil(result.layers[name], name)
     for name, values in list(result.obsm.items()):
-        if isinstance(values, np.ndarray):
-            values = values.copy()
-            values[rows] = rng.permutation(values[rows].ravel()).reshape(values[rows].shape) * 3
-            result.obsm[name] = values
+        dense = _dense(values).copy()
+        if dense.dtype.kind in "biuf":
+            dense[rows] = (rng.permutation(dense[rows].ravel()) * 3).reshape(dense[rows].shape).astype(dense.dtype)
+            if isinstance(values, pd.DataFrame):
+                result.obsm[name] = pd.DataFrame(dense, values.index, values.columns)
+            else:
+                result.obsm[name] = sparse.csr_matrix(dense).asformat(values.format) if sparse.issparse(values) else dense
     if result.raw is not None:
         import anndata
 
