@@ -221,3 +221,14 @@ def test_a_sign_on_few_conditions_is_no_win_beside_tests_on_many():
     errors = long({"net": base + np.tile([0.1, -0.1], 4), "mean": base})
     cells = long({"net": few * 0.5, "mean": few}, metric="energy")
     assert concat([errors, cells]).verdict("net").startswith("NO GAIN SHOWN")
+
+
+def test_one_win_in_five_that_chance_can_give_is_not_enough_to_use_it():
+    base = np.linspace(1, 2, 8)
+    slight = base - np.array([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, -0.01])  # p = .0156: below .05, not below .05 / 4
+    metrics = ("mse", "energy", "c2st_gene", "pearson_delta")
+    same = [long({"net": base, "mean": base}, metric) for metric in metrics[1:3]]
+    scale = long({"net": np.ones(8)}, metric="effect_scale")
+    four = concat([long({"net": slight, "mean": base}), *same, long({"net": -base, "mean": -base}, "pearson_delta"), scale])
+    assert four.verdict("net").startswith("PROMISING") and overall(four).startswith("Promising")
+    assert long({"net": slight, "mean": base}).verdict("net").startswith("USE IT")

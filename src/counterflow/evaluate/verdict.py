@@ -29,6 +29,7 @@ def headline(table: Table) -> dict[str, str]:
     return {family: next(name for name in names if name in finite) for family, names in FAMILIES.items() if set(names) & finite}
 
 
+SIGNIFICANT = 0.05
 LEAST_REPRODUCED = 0.2  # mean correlation of two independent measurements of the held-out effects
 
 
@@ -50,7 +51,7 @@ class Finding:
     @property
     def outcome(self) -> str:
         """``better``, ``even`` or ``worse``. Fewer than six conditions allow no test: there the sign decides."""
-        if abs(self.gain) < 1e-9 or (np.isfinite(self.p) and self.p > 0.05):
+        if abs(self.gain) < 1e-9 or (np.isfinite(self.p) and self.p > SIGNIFICANT):
             return "even"
         return "better" if self.gain > 0 else "worse"
 
@@ -108,6 +109,10 @@ def judgement(found: list[Finding], faulty: bool, repeats: float = float("nan"))
     if conditions < FEWEST_TESTED and not faulty:
         why = f"it is ahead of the best simple baseline on {better} of {asked} questions and behind on {worse}, and that may be chance."
         return f"TOO FEW CONDITIONS TO TELL ({conditions})", f"{why} Hold out more, or several contexts in turn."
+    certain = any(finding.outcome == "better" and finding.p < SIGNIFICANT / asked for finding in found)
+    if better and not worse and not faulty and not certain:
+        why = f"it beats the best simple baseline on {better} of {asked} questions, loses on none, but one of {asked} can be won by chance."
+        return "PROMISING", why
     if better and not worse and not faulty:
         return "USE IT", f"it beats the best simple baseline on {better} of {asked} questions and loses on none."
     if better:
@@ -123,13 +128,15 @@ def overall(table: Table) -> str:
         return "No model in this table: simple baselines, floor and ceiling only."
     repeats = reproduced(table)
     badges = {model: judgement(findings(table, model), bool(faults(table, model)), repeats)[0] for model in table.models}
-    good, mixed = ([model for model, badge in badges.items() if badge == wanted] for wanted in ("USE IT", "MIXED"))
+    good, likely, mixed = ([model for model, badge in badges.items() if badge == wanted] for wanted in ("USE IT", "PROMISING", "MIXED"))
     best = {metric: table.best_baseline(metric) for metric in headline(table).values()}
     simple = "The best simple baselines are " + ", ".join(f"{name} ({metric})" for metric, name in best.items() if name) + "."
     if repeats < LEAST_REPRODUCED:
         return f"These effects do not repeat (correlation {repeats:.2f} between two measurements of them): no model may claim any here."
     if good:
         return f"Worth using here: {', '.join(good)}. {simple}"
+    if likely:
+        return f"Promising, not proven: {', '.join(likely)}. {simple}"
     if mixed:
         return f"No model is better throughout. Better on some questions and worse on others: {', '.join(mixed)}. {simple}"
     if any(badge.startswith("TOO FEW") for badge in badges.values()):
