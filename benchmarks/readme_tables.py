@@ -68,9 +68,9 @@ def real() -> list[str]:
 
 COMPARED = {
     "norman": "Norman, half of the pairs held out (K562, gene activation)",
-    "kang": "Kang, natural killer cells held out (interferon beta)",
+    "kang": "Kang, natural killer cells held out (interferon beta; 1,000 most variable genes)",
     "a549": "A549, 1 h held out between 0 and 3 h (dexamethasone)",
-    "schraivogel": "Schraivogel, one of two batches held out (K562, gene repression)",
+    "schraivogel": "Schraivogel, one of two batches held out (K562, gene repression; 200 cells per condition and batch)",
     "mcfaline": "McFaline, A172 held out: the negative control, where next to nothing reproduces",
 }
 QUESTIONS = ("pearson_delta", "pds_cosine", "mse", "energy", "c2st_gene")
