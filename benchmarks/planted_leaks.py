@@ -322,10 +322,10 @@ LEAKS = (
     ),
     Leak(
         "recipe (calibration)",
-        "the weight on what goes beyond the rule is learnt on all cells",
+        "how far the flow is trusted beyond the rule is learnt on all cells",
         recipe_of_all_cells,
-        "the learnt weight on what goes beyond the rule saw",
-        "the learnt weight on what goes beyond the rule changed",
+        "how far the flow is trusted beyond the rule saw",
+        "how far the flow is trusted beyond the rule changed",
     ),
     Leak(
         "a cell in two sets",

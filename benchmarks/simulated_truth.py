@@ -68,7 +68,7 @@ def one(seed: int, interaction: float, cells: int) -> dict:
         "seed": seed,
         "interaction": interaction,
         "cells_per_condition": cells,
-        "flow_weight": {kind: round(weight, 3) for kind, weight in model.flow_weight.items()},
+        "trust": {kind: [round(trust.mean, 3), trust.spread] for kind, trust in model.trust.items()},
         "hidden_pairs": len(hidden),
         "rmse": {name: round(float(value), 5) for name, value in errors.mean().items()},
         "pairs_where_best": {name: int((errors.idxmin(axis=1) == name).sum()) for name in errors},

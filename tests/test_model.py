@@ -13,7 +13,8 @@ from scipy import sparse
 
 from counterflow import CheckpointError, ConfigError, CounterFlow, DataError
 from counterflow.data.simulate import SMALL, simulate_screen
-from counterflow.requests import flow_weights
+from counterflow.recentring import Trust
+from counterflow.requests import trusted
 from counterflow.types import ConditionSpec
 
 SETUP = {"perturbation_key": "perturbation", "control": "control"}
@@ -638,7 +639,7 @@ def test_a_handed_in_network_is_copied_for_every_fit(declared):
     again = CounterFlow(declared, backbone=network, space_kwargs={"n_components": 5})
     again.train(max_steps=3, progress=False)
     assert torch.equal(again.module.backbone.linear.weight, model.module.backbone.linear.weight)
-    assert again.flow_weight == model.flow_weight
+    assert again.trust == model.trust
 
 
 def test_a_condition_measured_in_another_context_only_is_not_called_seen(tiny_screen):
@@ -653,4 +654,5 @@ def test_a_condition_measured_in_another_context_only_is_not_called_seen(tiny_sc
     support = cells.obs.groupby("cell_type", observed=True)["support"].unique().map(list).to_dict()
     assert support[types[0]] == ["components-seen"] and all(support[other] == ["seen"] for other in types[1:])
     spec = ConditionSpec((name,), (1.0,), 0.0)
-    assert flow_weights(spec, ["seen", "components-seen"], model.vocabulary, {"context": 0.25}).tolist() == [1.0, 0.25]
+    trust = trusted(spec, model.vocabulary, {"seen": Trust(0.0, 0.5), "context": Trust(0.25, 1.0)})
+    assert trust["seen"] == Trust(0.0, 0.5) and trust["components-seen"] == trust["unseen-context"] == Trust(0.25, 1.0)

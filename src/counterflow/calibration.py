@@ -1,28 +1,34 @@
-"""How far to trust the flow beyond the additive rule: one weight per kind of generalisation, learnt on left-out training conditions.
+"""How far to trust the flow beyond the rule, per kind of generalisation: learnt on left-out training conditions.
 
-A prediction is ``x0 + rule + w (flow(x0) - x0)``. Where the data carry nothing more than the rule (few noisy cells per condition)
-the flow's part is noise and w goes to 0; where they do (whole cell types) it stays at 1. Conditions that were measured keep w = 1.
+Two numbers. ``mean``: the population goes to ``rule + mean * (flow - rule)``. Where the data carry nothing more than the rule (few noisy
+cells per condition) the flow's part is noise and it goes to 0. ``spread``: what share of the differences between the flow's cells is
+kept around that mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from counterflow.data.kriging import KrigedRule
 from counterflow.data.screen import Screen
+from counterflow.recentring import Trust
 from counterflow.types import ConditionSpec
 
-UNTESTED = {"seen": 1.0, "combination": 0.0, "part": 0.5, "level": 0.0, "feature": 0.5, "context": 0.5, "unknown": 0.0}
-"""The weight of each kind where there are too few conditions to learn it: the rule for combinations
-and for doses and times (which it interpolates), half way for the rest.
+KINDS = ("seen", "combination", "part", "level", "feature", "context", "unknown")
+"""Where there are too few conditions to learn it, the rule is trusted and the flow is not.
 
 seen: measured. combination: its parts were measured alone. part: some only inside other combinations. level: another dose or time.
-feature: not measured, but has features. context: its context never met a perturbation. unknown: nothing is known but the mean effect.
+feature: not measured, but has features. context: measured, but not in this context. unknown: nothing is known but the mean effect.
 """
 _FOLDS, _OF = 2, 3  # conditions are dealt into three parts; two of them are left out, one after the other
 _FEWEST = 3  # eligible conditions of a kind
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the spread
+_COMPARED = 256  # cells
 
 
 def kind_of(spec: ConditionSpec, measured: frozenset[ConditionSpec]) -> str:
@@ -63,51 +69,81 @@ def _cells(screen: Screen, axis: str, value: int | str) -> np.ndarray:
     return (screen.context if axis == "context" else screen.condition) == value
 
 
-def agreement(
+@dataclass(frozen=True)
+class Judged:
+    """The flow on one left-out (condition, context)."""
+
+    kind: str
+    along: float  # how far it points along what the rule missed
+    square: float  # its squared length beyond the rule
+    distance: tuple[float, ...]  # energy distance to the real cells for each of `SHARES`, means put aside
+
+
+def judge(
     screen: Screen,
-    left_out: np.ndarray,
+    judged: np.ndarray,
     states: Callable[[np.ndarray], Tensor],
     displacement: Callable[[np.ndarray, ConditionSpec], Tensor],
-    rule: Callable[[ConditionSpec], np.ndarray],
-) -> Iterator[tuple[str, float, float]]:
-    """For each left-out (condition, context): its kind, how far the flow's mean displacement points along what the rule missed, its square.
+    rule: KrigedRule,
+) -> Iterator[Judged]:
+    """Each (condition, context) of the `judged` cells, by a flow and a rule that were fitted without them.
+
+    Judging all perturbed cells by what was fitted on them (kind ``seen``) tells how the flow spreads them; no mean is learnt from that.
 
     Parameters
     ----------
     states
         Rows -> states (n x S).
     displacement
-        (control rows, condition) -> what a flow fitted without the left-out cells moves these controls by (n x S).
-    rule
-        Condition -> shift (S) of a rule fitted without them.
+        (control rows, condition) -> what the flow moves these controls by (n x S).
     """
-    kept = ~left_out
+    kept = ~judged
+    everything = not (kept & ~screen.is_control).any()
     measured = frozenset(screen.conditions[code] for code in np.unique(screen.condition[kept]))
     met = set(np.unique(screen.context[kept & ~screen.is_control]))
-    for code, context in sorted(set(zip(screen.condition[left_out].tolist(), screen.context[left_out].tolist(), strict=True))):
+    for code, context in sorted(set(zip(screen.condition[judged].tolist(), screen.context[judged].tolist(), strict=True))):
         spec = screen.conditions[code]
-        target = np.flatnonzero(left_out & (screen.condition == code) & (screen.context == context))
-        control = np.flatnonzero(screen.is_control & (screen.context == context))
-        missed = (states(target).mean(0) - states(control).mean(0)).numpy() - rule(spec)
-        moved = displacement(control, spec).mean(0).numpy()
-        kind = "context" if context not in met else kind_of(spec, measured)
-        yield kind, float((missed * moved).sum()), float((moved * moved).sum())
+        target = states(np.flatnonzero(judged & (screen.condition == code) & (screen.context == context)))
+        control_rows = np.flatnonzero(screen.is_control & (screen.context == context))
+        if not len(control_rows) or min(len(target), len(control_rows)) < 2:
+            continue
+        control = states(control_rows)
+        moved = displacement(control_rows, spec)
+        here = control.double().mean(0).numpy()
+        by_rule = rule.effect(spec, screen.contexts[context], here)
+        missed = target.double().mean(0).numpy() - here - by_rule
+        beyond = rule.anchor(spec) + moved.double().mean(0).numpy() - by_rule
+        around = moved - moved.mean(0)
+        centred = control - control.mean(0), target - target.mean(0)
+        distance = tuple(_energy(centred[0] + share * around, centred[1]) for share in SHARES)
+        kind = "seen" if everything else "context" if context not in met or spec in measured else kind_of(spec, measured)
+        yield Judged(kind, float(missed @ beyond), float(beyond @ beyond), distance)
 
 
-def learn_weights(units: list[tuple[str, float, float]]) -> dict[str, float]:
-    """The weight in [0, 1] that minimises the squared error of the mean state over the units of each kind.
+def _energy(a: Tensor, b: Tensor) -> float:
+    """Energy distance (Euclidean) of two clouds, up to a constant of `b`."""
+    a, b = a[:_COMPARED], b[:_COMPARED]
+    return float(2 * torch.cdist(a, b).mean() - torch.cdist(a, a).sum() / max(len(a) * (len(a) - 1), 1))
 
-    It is shrunk towards the rule by its own uncertainty (positive-part James-Stein on the spread between units), so that a few
-    units that disagree say nothing. Kinds with fewer than two units are left out.
+
+def learn_trust(units: list[Judged]) -> dict[str, Trust]:
+    """Per kind: the mean's weight in [0, 1] that minimises the squared error of the mean state, and the best share of the spread.
+
+    The weight is shrunk towards the rule by its own uncertainty (positive-part James-Stein on the spread between units), so that a few
+    units that disagree say nothing. Kinds with fewer than two units are left out. What was measured keeps its measured mean.
     """
     learnt = {}
-    for kind in sorted({kind for kind, _, _ in units}):
-        along = np.array([product for k, product, _ in units if k == kind])
-        square = np.array([value for k, _, value in units if k == kind])
+    for kind in sorted({unit.kind for unit in units}):
+        some = [unit for unit in units if unit.kind == kind]
+        along, square = np.array([unit.along for unit in some]), np.array([unit.square for unit in some])
+        best = SHARES[int(np.argmin(np.mean([unit.distance for unit in some], 0)))]
+        if kind == "seen":
+            learnt[kind] = Trust(0.0, best)
+            continue
         if len(along) < 2 or square.sum() <= 0:
             continue
         weight = along.sum() / square.sum()
         error = np.sqrt(((along - weight * square) ** 2).sum() * len(along) / (len(along) - 1)) / square.sum()
-        trust = max(0.0, 1.0 - (error / weight) ** 2) if weight > 0 else 0.0
-        learnt[kind] = min(max(0.0, float(trust * weight)), 1.0)
+        certain = max(0.0, 1.0 - (error / weight) ** 2) if weight > 0 else 0.0
+        learnt[kind] = Trust(min(max(0.0, float(certain * weight)), 1.0), best)
     return learnt

@@ -21,7 +21,7 @@ from counterflow.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor  # a manifest is read without torch
 
-FORMAT, SCHEMA = "counterflow-model", 2
+FORMAT, SCHEMA = "counterflow-model", 3
 KEYS = {
     "format",
     "schema",
@@ -31,7 +31,7 @@ KEYS = {
     "genes",
     "vocabulary",
     "rule",
-    "flow_weight",
+    "trust",
     "reference",
     "training",
     "ledger",
@@ -112,8 +112,8 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(
             f"this model was written by counterflow {manifest.get('package_version')} (schema {manifest.get('schema')}): upgrade"
         )
-    if manifest["schema"] == 1:  # these kept no ledger
-        manifest.setdefault("ledger", None)
+    if manifest["schema"] < SCHEMA:  # of development versions only
+        raise CheckpointError(f"this model was written by a version before the first release (schema {manifest['schema']}): fit it again")
     if set(manifest) != KEYS:
         odd = sorted(set(manifest) ^ KEYS)
         raise CheckpointError(f"{os.fspath(file)!r} has unknown or missing entries: {', '.join(odd)}")

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from counterflow.conditions.features import feature_table
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.datamodule import Cells, Conditions, StepDataset
-from counterflow.data.effects import AdditiveRule, mean_effects
+from counterflow.data.kriging import KrigedRule, MeasuredEffects
 from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.sampler import Sampler, build_groups
 from counterflow.data.schema import Setup
@@ -75,11 +76,22 @@ def states_of(screen: Screen, space: StateSpace) -> Callable[[np.ndarray], Tenso
     return lambda rows: space.encode(screen.counts[rows], screen.library[rows])
 
 
-def fit_rule(screen: Screen, states: Callable[[np.ndarray], Tensor], ledger: Ledger) -> AdditiveRule:
-    """The additive rule in state space, from training cells; in the precision of the file, so that a loaded model gives equal bits."""
+def fit_rule(screen: Screen, states: Callable[[np.ndarray], Tensor], ledger: Ledger) -> KrigedRule:
+    """The rule in state space, from training cells."""
     ledger.record("rule", screen.keys)
-    rule = AdditiveRule.fit(mean_effects(lambda rows: states(rows).numpy(), screen.conditions, screen.condition, screen.context))
-    return AdditiveRule.from_arrays(*rule.to_arrays())
+    return KrigedRule(
+        MeasuredEffects.measure(lambda rows: states(rows).numpy(), screen.conditions, screen.condition, screen.contexts, screen.context)
+    )
+
+
+def fit_gene_rule(screen: Screen, ledger: Ledger) -> KrigedRule:
+    """The rule on log expression, gene by gene, from training cells."""
+    ledger.record("rule", screen.keys)
+
+    def expression(rows: np.ndarray) -> sparse.csr_matrix:
+        return log_normalise(screen.counts[rows], screen.library[rows])
+
+    return KrigedRule(MeasuredEffects.measure(expression, screen.conditions, screen.condition, screen.contexts, screen.context), floor=0.0)
 
 
 def nothing_yet(screen: Screen, setup: Setup) -> tuple[ConditionSpec, ...]:

@@ -18,20 +18,20 @@ from counterflow import spaces
 from counterflow.assembly import assemble, resolve
 from counterflow.backbones import reads_order
 from counterflow.compiling import check_compiler, compiled
-from counterflow.data.effects import AdditiveRule
 from counterflow.data.genes import chosen_genes, select_genes
 from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.screen import Screen, read_cells, read_screen
 from counterflow.errors import ConfigError, near
 from counterflow.evaluate.audit import audit_model
-from counterflow.fitting import feature_order, fit_features, fit_space, states_of, vocabulary_of
+from counterflow.fitting import feature_order, fit_features, fit_gene_rule, fit_space, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.module import FlowModule, Source
-from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, made_by, new_cells, stack, to_anndata
+from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, displaced, made_by, new_cells, stack, to_anndata
+from counterflow.recentring import Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
-from counterflow.requests import check_n_cells, flow_weights, matching_rows, requested_specs, support_labels
+from counterflow.requests import check_n_cells, matching_rows, requested_specs, support_labels, trusted
 from counterflow.spaces.base import StateSpace
 from counterflow.spaces.counts import distinct_names
 from counterflow.types import ConditionIds, ConditionSpec
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-DEFAULT_STEPS = 600
+DEFAULT_STEPS = 200
 
 
 class CounterFlow:
@@ -112,8 +112,8 @@ class CounterFlow:
         self.history: list[dict[str, float]] = []
         self.is_trained = False
         self.n_steps_trained = 0
-        self.rule: AdditiveRule | None = None
-        self.flow_weight: dict[str, float] = {}
+        self.rule: Recentring | None = None
+        self.trust: dict[str, Trust] = {}
         self.ledger: Ledger | None = Ledger()
         self.adata = adata
         if adata is not None:
@@ -304,8 +304,9 @@ class CounterFlow:
             recipe = replace(recipe, plan=plan | {"stop": recipe.steps_within(left, cells, states)})
         self.n_steps_trained = recipe.plan["stop"]
         files = {"early_stopping": early_stopping, "run_dir": run_dir, "resume_from": resume_from, "callbacks": callbacks}
-        self.module, self.rule, self.history = recipe.fit(cells, states, self._validation_cells(), **files)
-        self.flow_weight = recipe.weights(cells, states) if self.rule is not None else {}
+        self.module, rule, self.history = recipe.fit(cells, states, self._validation_cells(), **files)
+        self.rule = None if rule is None else Recentring(rule, fit_gene_rule(cells, ledger))
+        self.trust = {} if rule is None else recipe.trust(cells, states, self.module, rule)
         self.is_trained = True
 
     def _validation_cells(self) -> tuple[Screen, Callable[[np.ndarray], Tensor]] | None:
@@ -391,7 +392,8 @@ class CounterFlow:
             ids, factual = self._ids(spec, some), self._ids(ConditionSpec(), some)
             support = support_labels(spec, some, self.vocabulary)
             with compiled(self.module.backbone, compile):
-                counts, expected = counterfactual(self.module, self.space, some, ids, factual, self._correction(spec, support), how, device)
+                correction = self._correction(spec, some, support, how)
+                counts, expected = counterfactual(self.module, self.space, some, ids, factual, correction, how, device)
             named = describe_rows(obs.iloc[rows], spec, self.setup, [names[row] for row in rows], support)
             blocks.append(to_anndata(counts, expected, some.library, named, var, made_by(self.config, how, specs, self.setup)))
         return stack(blocks, self.setup)
@@ -439,9 +441,8 @@ class CounterFlow:
             some = cells.rows(rows)
             library = self.reference.draw_libraries(some, seed)
             support = support_labels(spec, some, self.vocabulary)
-            counts, expected = new_cells(
-                self.module, self.space, some, library, self._ids(spec, some), self._correction(spec, support), how, device
-            )
+            correction = self._correction(spec, some, support, how)
+            counts, expected = new_cells(self.module, self.space, some, library, self._ids(spec, some), correction, how, device)
             named = describe_rows(obs.iloc[rows], spec, self.setup, [f"new{n}" for n in range(n_cells)], support)
             blocks.append(
                 to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, made_by(self.config, how, specs, self.setup))
@@ -497,10 +498,20 @@ class CounterFlow:
     def _ids(self, spec: ConditionSpec, cells: Screen) -> ConditionIds:
         return self.vocabulary.ids([spec] * len(cells.cells), {key: list(cells.covariates[key]) for key in self.vocabulary.covariates})
 
-    def _correction(self, spec: ConditionSpec, support: Sequence[str]) -> Correction:
-        if self.rule is None:
-            return Correction(np.zeros(self.space.state_shape, dtype=np.float32))
-        return Correction(self.rule(spec).astype(np.float32), flow_weights(spec, support, self.vocabulary, self.flow_weight))
+    def _correction(self, spec: ConditionSpec, cells: Screen, support: Sequence[str], how: Sampling) -> Correction:
+        if self.rule is None or not spec.parts:
+            return Correction.none(len(cells.cells), int(np.prod(self.space.state_shape)))
+        device = next(self.module.parameters()).device
+
+        def displacement(controls: Screen, states: Tensor) -> Tensor:
+            ids, factual = self._ids(spec, controls), self._ids(ConditionSpec(), controls)
+            return displaced(self.module, states.to(device), controls, ids, factual, how).cpu()
+
+        reference = self.reference.cells(self.setup, self.genes)[0] if len(self.reference.library) else None
+        trust = trusted(spec, self.vocabulary, self.trust)
+        return self.rule.correction(
+            spec, cells, support, reference, self.space, displacement, trust, calibrated=self.space.decoder == "transport"
+        )
 
     # ------------------------------------------------------------------ files
 

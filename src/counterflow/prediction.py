@@ -59,17 +59,32 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Correction:
-    """What is added to the flow: the shift of the additive rule (S), and how far the flow is trusted for each cell (n, or fully)."""
+    """What becomes of the flow's end points, by group of cells (K: contexts, mostly); see `counterflow.recentring`.
 
-    shift: np.ndarray
-    weight: Tensor | None = None
+    The mean displacement of a group is set to `shift`; how the flow spreads its cells around their mean is kept by a share of `spread`.
+    """
+
+    shift: Tensor  # K x S
+    center: Tensor  # K x S, mean displacement by the flow alone
+    spread: Tensor  # K
+    factor: np.ndarray | None  # K x G, multiplies expected counts
+    group: np.ndarray  # n, of each cell
+
+    @classmethod
+    def none(cls, n: int, n_features: int) -> Correction:
+        """The flow as it is."""
+        zero = torch.zeros(1, n_features)
+        return cls(zero, zero, torch.ones(1), None, np.zeros(n, dtype=np.int64))
 
     def apply(self, control: Tensor, after: Tensor, rows: np.ndarray) -> Tensor:
-        """States from the flow's end points; see `counterflow.calibration`."""
-        shift = torch.from_numpy(self.shift)
-        if self.weight is None:
-            return after + shift
-        return torch.lerp(control, after, self.weight[torch.from_numpy(rows)][:, None]) + shift
+        """States from the flow's end points."""
+        k = torch.from_numpy(self.group[rows])
+        moved = after - control
+        return control + self.shift[k] + self.spread[k][:, None] * (moved - self.center[k])
+
+    def rates(self, expected: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Expected counts of genes, from the decoder's."""
+        return expected if self.factor is None else expected * self.factor[self.group[rows]]
 
 
 @torch.no_grad()
@@ -132,7 +147,7 @@ def counterfactual(
         end = solve(module, control.to(device), start, _rows(ids, rows, device), _rows(factual, rows, device), how).cpu()
         after = correction.apply(control, end, rows)
         _check_finite(after)
-        expected = space.decode(after, exposure[rows])
+        expected = correction.rates(space.decode(after, exposure[rows]), rows)
         if space.decoder == "round":
             return round_counts(expected), expected
         dense, before = counts.toarray(), space.decode(control, exposure[rows])
@@ -158,9 +173,9 @@ def new_cells(
         noise = torch.from_numpy(cell_noise(how.seed, seeds[rows], control.shape[1])).to(device) if module.source == "noise" else None
         some = _rows(ids, rows, device)
         end = solve(module, control.to(device), noise, some, some, how).cpu()
-        after = correction.apply(control, end, rows) if noise is None else end + torch.from_numpy(correction.shift)
+        after = correction.apply(control, end, rows) if noise is None else end
         _check_finite(after)
-        expected = space.decode(after, exposure[rows])
+        expected = correction.rates(space.decode(after, exposure[rows]), rows)
         drawn = round_counts(expected) if space.decoder == "round" else draw_nb(expected, dispersion, how.seed, seeds[rows])
         return drawn, expected
 

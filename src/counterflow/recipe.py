@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from counterflow.calibration import agreement, folds, learn_weights
+from counterflow.calibration import Judged, folds, judge, learn_trust
 from counterflow.conditions.vocabulary import Vocabulary
-from counterflow.data.effects import AdditiveRule
+from counterflow.data.kriging import KrigedRule
 from counterflow.data.ledger import Ledger
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen
 from counterflow.fitting import fit_rule, training_steps
 from counterflow.module import FlowModule
 from counterflow.prediction import Sampling, displaced
+from counterflow.recentring import Trust
 from counterflow.types import ConditionSpec
 
 States = Callable[[np.ndarray], Tensor]
@@ -54,19 +55,20 @@ class Recipe:
 
     def fit(
         self, cells: Screen, states: States, validation: tuple[Screen, States] | None = None, **files: Any
-    ) -> tuple[FlowModule, AdditiveRule | None, list[dict[str, float]]]:
+    ) -> tuple[FlowModule, KrigedRule | None, list[dict[str, float]]]:
         """A trained network, the rule it was anchored on, and the training history. `files`: where the run is logged and resumed."""
         from counterflow import training
 
         rule = fit_rule(cells, states, self.ledger) if self.anchored else None
         self.ledger.record("weights", cells.keys)
         module = self.build(self.vocabulary.seen)
-        steps = training_steps(cells, states, self.vocabulary, rule, self.setup, anchors=True, **self.plan)
+        anchor = None if rule is None else rule.anchor
+        steps = training_steps(cells, states, self.vocabulary, anchor, self.setup, anchors=True, **self.plan)
         watched = None
         if validation is not None:
             self.ledger.record("validation", validation[0].keys)
             plan = self.plan | {"start": 0, "stop": _VALIDATION_STEPS}
-            watched = training_steps(*validation, self.vocabulary, rule, self.setup, anchors=False, **plan)
+            watched = training_steps(*validation, self.vocabulary, anchor, self.setup, anchors=False, **plan)
         history = training.fit(module, steps, watched, **self.options, **files)
         return module.cpu().eval(), rule, history
 
@@ -80,20 +82,23 @@ class Recipe:
         n_fits = 1 + (sum(1 for _ in folds(cells, self.vocabulary.generalises, self.plan["seed"])) if self.anchored else 0)
         return max(1, int((seconds - (time.process_time() - started)) / (n_fits * watch.per_step())))
 
-    def weights(self, cells: Screen, states: States) -> dict[str, float]:
-        """How far the flow is trusted beyond the rule, per kind of generalisation: fits on less, judged on what was left out."""
+    def trust(self, cells: Screen, states: States, module: FlowModule, rule: KrigedRule) -> dict[str, Trust]:
+        """How far the flow is trusted beyond the rule, per kind of generalisation: fits on less, judged on what was left out.
+
+        `module` and `rule` were fitted on all `cells`: they tell how far the flow's spread holds for what was measured.
+        """
         self.ledger.record("recipe", cells.keys)
-        units: list[tuple[str, float, float]] = []
+        units = self.judged(cells, states, ~cells.is_control, module, rule)
         for left_out in folds(cells, self.vocabulary.generalises, self.plan["seed"]):
             kept = np.flatnonzero(~left_out)
             less = replace(self, vocabulary=_without(self.vocabulary, cells.rows(kept)), ledger=Ledger())
-            units += less.judged(cells, states, left_out, kept)
-        return learn_weights(units)
+            module, without, _ = less.fit(cells.rows(kept), lambda rows, kept=kept: states(kept[rows]))  # type: ignore[misc]
+            assert without is not None
+            units += less.judged(cells, states, left_out, module, without)
+        return learn_trust(units)
 
-    def judged(self, cells: Screen, states: States, left_out: np.ndarray, kept: np.ndarray) -> list[tuple[str, float, float]]:
-        """Fit on the `kept` rows; how well the flow's part agrees with what the rule misses on the left-out ones."""
-        module, rule, _ = self.fit(cells.rows(kept), lambda rows: states(kept[rows]))
-        assert rule is not None
+    def judged(self, cells: Screen, states: States, some: np.ndarray, module: FlowModule, rule: KrigedRule) -> list[Judged]:
+        """How a flow and a rule do on some perturbed cells."""
 
         def displacement(rows: np.ndarray, spec: ConditionSpec) -> Tensor:
             some = cells.rows(rows)
@@ -101,7 +106,7 @@ class Recipe:
             ids, factual = (self.vocabulary.ids([what] * len(rows), levels) for what in (spec, ConditionSpec()))
             return displaced(module, states(rows), some, ids, factual, Sampling(n_steps=10))
 
-        return list(agreement(cells, left_out, states, displacement, rule))
+        return list(judge(cells, some, states, displacement, rule))
 
 
 def _without(vocabulary: Vocabulary, kept: Screen) -> Vocabulary:

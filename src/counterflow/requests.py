@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from counterflow.calibration import UNTESTED, kind_of
+from counterflow.calibration import KINDS, kind_of
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, read_specs, requested
 from counterflow.errors import ConfigError, DataError, near
+from counterflow.recentring import NONE, Trust
 from counterflow.types import ConditionSpec
+
+SUPPORT = ("seen", "components-seen", "features-only", "unseen-context", "unknown")
+"""How far training carries a prediction."""
 
 
 def requested_specs(
@@ -69,9 +71,11 @@ def support_labels(spec: ConditionSpec, cells: Screen, vocabulary: Vocabulary) -
     return [label if ok or label == "unknown" else "unseen-context" for label, ok in zip(labels, met, strict=True)]
 
 
-def flow_weights(spec: ConditionSpec, support: Sequence[str], vocabulary: Vocabulary, learnt: Mapping[str, float]) -> Tensor:
-    """How far the flow is trusted beyond the additive rule, for each cell; see `counterflow.calibration`."""
-    weight = {**UNTESTED, **learnt}
+def trusted(spec: ConditionSpec, vocabulary: Vocabulary, learnt: Mapping[str, Trust]) -> dict[str, Trust]:
+    """How far the flow is trusted beyond the rule, by support label; see `counterflow.calibration`."""
+    seen = learnt.get("seen", NONE)
+    default = dict.fromkeys(KINDS, NONE) | {"seen": seen, "context": seen, "level": seen}  # the same perturbation, elsewhere
+    trust = {**default, **learnt}
     kind = "unknown" if vocabulary.unknown(spec) else kind_of(spec, vocabulary.conditions)
     elsewhere = ("unseen-context", "components-seen") if kind == "seen" else ("unseen-context",)  # measured, but not in this context
-    return torch.tensor([weight["context" if label in elsewhere else kind] for label in support])
+    return {label: trust["context" if label in elsewhere else kind] for label in SUPPORT}

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from counterflow import checkpoint, spaces
 from counterflow.conditions.vocabulary import Vocabulary
-from counterflow.data.effects import AdditiveRule
 from counterflow.data.ledger import Ledger
 from counterflow.data.schema import Setup
 from counterflow.data.screen import condition_label
 from counterflow.errors import CheckpointError, ConfigError
+from counterflow.recentring import Recentring, Trust
 from counterflow.reference import Reference
 
 if TYPE_CHECKING:
@@ -43,12 +43,13 @@ def save(model: CounterFlow, path: Path, *, overwrite: bool) -> None:
             **model.trained_on,
         },
         "rule": None,
-        "flow_weight": model.flow_weight,
+        "trust": {kind: [trust.mean, trust.spread] for kind, trust in model.trust.items()},
         "ledger": None,
     }
     arrays = {"features": model.features, **model.reference.to_arrays()}
     if model.rule is not None:
-        manifest["rule"], arrays["rule"] = model.rule.to_arrays()
+        manifest["rule"], measured = model.rule.to_parts()
+        arrays |= measured
     if model.ledger is not None:
         manifest["ledger"], seen = model.ledger.to_parts()
         arrays |= seen
@@ -64,11 +65,11 @@ def fitted_parts(model: CounterFlow) -> dict[str, dict[str, np.ndarray]]:
         "features": {"names": np.array(model.vocabulary.entities), "values": model.features},
         "space": {name: value.cpu().numpy() for name, value in _space_module(model).state_dict().items()},
         "weights": {name: value.cpu().numpy() for name, value in model.module.state_dict().items()},
-        "recipe": {kind: np.array(weight) for kind, weight in model.flow_weight.items()},
+        "recipe": {kind: np.array([trust.mean, trust.spread]) for kind, trust in model.trust.items()},
         "reference": model.reference.to_arrays(),
     }
     if model.rule is not None:
-        parts["rule"] = {"values": model.rule.to_arrays()[1]}
+        parts["rule"] = model.rule.to_parts()[1]
     return parts
 
 
@@ -106,8 +107,8 @@ def _rebuild(
     model.features = arrays["features"]
     model.space = spaces.build(config["space"], len(model.genes), **config["space_kwargs"])
     model.reference = Reference.from_saved(manifest["reference"], arrays, len(model.genes))
-    model.rule = None if manifest["rule"] is None else AdditiveRule.from_arrays([tuple(row) for row in manifest["rule"]], arrays["rule"])
-    model.flow_weight = {str(kind): float(weight) for kind, weight in manifest["flow_weight"].items()}
+    model.rule = None if manifest["rule"] is None else Recentring.from_parts(manifest["rule"], arrays)
+    model.trust = {str(kind): Trust(float(mean), float(spread)) for kind, (mean, spread) in manifest["trust"].items()}
     model.ledger = None if manifest["ledger"] is None else Ledger.from_parts(manifest["ledger"], arrays)
     model.trained_on = {key: value for key, value in manifest["training"].items() if key not in ("history", "conditions")}
     model.history = manifest["training"]["history"]

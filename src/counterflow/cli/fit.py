@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 from counterflow.cli import Stopped
 from counterflow.cli.parser import VerbParser
 from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, read_data, setup_from
-from counterflow.cli.terminal import Terminal, describe_weights
+from counterflow.cli.terminal import Terminal, describe_trust
 from counterflow.errors import ConfigError, near
 from counterflow.run import RunDirectory, fingerprint, versions
 
@@ -197,7 +197,7 @@ def _report(model: CounterFlow, adata: AnnData, folder: RunDirectory, seconds: f
             "cells": f"{trained['cells']:,} to train on ({trained['control_cells']:,} controls), {trained['held_out_cells']:,} held out",
             "conditions": f"{sum(bool(spec.parts) for spec in model.vocabulary.conditions)} seen, {len(model.genes):,} genes",
             "flow": flow,
-            "beyond the rule": describe_weights(model.flow_weight, config["anchor"]),
+            "trust": describe_trust({kind: (t.mean, t.spread) for kind, t in model.trust.items()}, config["anchor"]),
             "saved": folder.model,
         }
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from counterflow.cli.parser import VerbParser
-from counterflow.cli.terminal import describe_weights
+from counterflow.cli.terminal import describe_trust
 from counterflow.data.ledger import STAGES
 
 EXAMPLE = "  counterflow info runs/first"
@@ -53,7 +53,7 @@ def describe(manifest: dict[str, Any]) -> dict[str, Any]:
         "held-out cells": training["held_out_cells"],
         "conditions seen": training["conditions"],
         "perturbations known": manifest["vocabulary"]["entities"],
-        "beyond the rule": describe_weights(manifest["flow_weight"], manifest["config"]["anchor"]),
+        "trust": describe_trust(manifest["trust"], manifest["config"]["anchor"]),
         "control cells kept": len(manifest["reference"]["cells"]),
         "learned from cells": learned_from(manifest["ledger"]),
     }

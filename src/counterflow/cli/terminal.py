@@ -71,11 +71,11 @@ class Terminal:
             yield
 
 
-def describe_weights(weights: Mapping[str, float], anchor: str) -> str:
-    """How far the flow is trusted beyond the additive rule, in words; learnt on left-out training conditions."""
+def describe_trust(trust: Mapping[str, Sequence[float]], anchor: str) -> str:
+    """How far the flow is trusted for the mean and for how cells differ, in words; learnt on left-out training conditions."""
     if anchor != "additive":
         return "no rule: the flow carries the whole effect"
-    if not weights:
-        return "too few conditions to learn how far the flow holds: combinations and levels follow the additive rule, the rest half way"
-    learnt = ", ".join(f"{100 * abs(weight):.0f} % for a new {kind}" for kind, weight in weights.items())
-    return f"flow trusted {learnt} (0 % = the additive rule)"
+    if not trust:
+        return "too few conditions to learn how far the flow holds: means follow the rule"
+    learnt = "; ".join(f"a new {kind}: mean {mean:.0%} flow, {spread:.0%} of its spread" for kind, (mean, spread) in trust.items())
+    return f"chosen on left-out conditions (0 % is the rule): {learnt}"

@@ -26,7 +26,7 @@ STAGES = {
     "order": "the order of the state features",
     "rule": "the additive rule",
     "weights": "training of the flow",
-    "recipe": "the learnt weight on what goes beyond the rule",
+    "recipe": "how far the flow is trusted beyond the rule",
     "validation": "the validation loss (early stopping)",
     "guidance": "the choice of the guidance scale",
     "reference": "the kept reference controls and library sizes",

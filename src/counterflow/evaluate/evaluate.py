@@ -29,6 +29,9 @@ HEADLINE = (
 )  # fmt: skip
 """One metric of each family at least: means, ranks, errors, clouds of cells. `r2_mean` is there to compare with papers only."""
 
+FEWEST_PREDICTED = 200
+"""Control cells that a prediction starts from, repeated where there are fewer: counts are drawn, and few draws of a mean are noisy."""
+
 MOST_CLASSIFIED = 10  # units, evenly chosen, on which classifiers are trained: they take longer than everything else together
 ALWAYS = ("control", "mean", "additive")
 
@@ -138,7 +141,9 @@ def _check_names(predictors: Mapping[str, Predictor], metrics: Sequence[str], ba
 
 
 def _predict_all(predictors: Mapping[str, Predictor], adata: AnnData, truth: Truth, unit: Unit) -> dict[str, AnnData]:
-    controls = adata[truth.contexts[unit.context_code].sources]
+    sources = truth.contexts[unit.context_code].sources
+    controls = adata[np.resize(sources, max(len(sources), FEWEST_PREDICTED))].copy()
+    controls.obs_names_make_unique()
     result = {}
     for name, predictor in predictors.items():
         result[name] = predictor.predict(controls, unit.request)

@@ -53,7 +53,7 @@ def score_unit(truth: Truth, unit: Unit, cells: Mapping[str, NDArray], metrics: 
         shuffled = rng.permutation(len(real))
         other, true = real[shuffled[: len(real) // 2]], real[shuffled[len(real) // 2 :]]
         rows = {**cells, CEILING: other}
-        n = min(MOST_COMPARED, len(true), *(len(x) for x in rows.values()))
+        n = min(MOST_COMPARED, len(true), len(control), *(len(x) for x in rows.values()))
         some_true = true[np.sort(rng.choice(len(true), n, replace=False))]
         real_means.append(true.mean(0, dtype=np.float64))
         truth_side = {"real_mean": real_means[-1][kept], "real": some_true[:, kept], "real_pcs": project(pca, some_true, kept)}
@@ -61,7 +61,8 @@ def score_unit(truth: Truth, unit: Unit, cells: Mapping[str, NDArray], metrics: 
             truth_side["real_de"] = differential(some_true[:, kept], control[:, kept])
         for name, predicted in rows.items():
             draw = np.random.default_rng([seed, unit.number, half, 1])  # equal draws for rows that move the same control cells
-            some = predicted[draw.choice(len(predicted), n, replace=False)]  # in random order: classifiers take the first of them
+            once = len(predicted) if name == CEILING else min(len(predicted), len(control))  # clouds hold no control twice
+            some = predicted[draw.choice(once, n, replace=False)]  # in random order: classifiers take the first of them
             mean = predicted.mean(0, dtype=np.float64)
             predicted_means.setdefault(name, []).append(mean)
             inputs = {**fixed, **truth_side, "predicted_mean": mean[kept], "predicted": some[:, kept]}

@@ -1,0 +1,137 @@
+"""Where the population goes and how its cells differ: rule and flow, each trusted as far as it was right on left-out conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from counterflow.data.kriging import KrigedRule, MeasuredEffects
+from counterflow.data.screen import Screen
+from counterflow.prediction import Correction
+from counterflow.spaces.base import StateSpace, log_normalise
+from counterflow.spaces.calibrated import gene_factors
+from counterflow.spaces.counts import cell_seeds, distinct_names
+from counterflow.types import ConditionSpec
+
+N_CELLS = 256  # controls of a context that its correction is measured on: enough to tell a mean
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far to trust the flow: 0 is the rule, 1 the flow."""
+
+    mean: float  # for where the population goes
+    spread: float  # for how its cells differ
+
+
+NONE = Trust(0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Recentring:
+    """The rule in the space and on the genes."""
+
+    states: KrigedRule
+    genes: KrigedRule
+
+    def to_parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """JSON and arrays; both rules are of the same conditions and contexts."""
+        m = self.genes.measured
+        described = {
+            "conditions": [[list(spec.parts), list(spec.doses), spec.time] for spec in m.specs],
+            "contexts": [list(level) for level in m.levels],
+            "units": np.stack([m.spec_of, m.level_of], 1).tolist(),
+        }
+        arrays = {
+            f"rule.{name}.{field}": getattr(rule.measured, field)
+            for name, rule in (("states", self.states), ("genes", self.genes))
+            for field in ("effect", "noise", "control")
+        }
+        return described, arrays
+
+    @classmethod
+    def from_parts(cls, described: dict[str, Any], arrays: dict[str, np.ndarray]) -> Recentring:
+        """Inverse of `to_parts`."""
+        specs = tuple(ConditionSpec(tuple(parts), tuple(doses), time) for parts, doses, time in described["conditions"])
+        levels = tuple(tuple(level) for level in described["contexts"])
+        spec_of, level_of = np.array(described["units"], dtype=np.int64).reshape(-1, 2).T
+
+        def rule(name: str, floor: float | None) -> KrigedRule:
+            values = (arrays[f"rule.{name}.{field}"] for field in ("effect", "noise", "control"))
+            return KrigedRule(MeasuredEffects(specs, levels, spec_of, level_of, *values), floor)
+
+        return cls(rule("states", None), rule("genes", 0.0))
+
+    def correction(
+        self,
+        spec: ConditionSpec,
+        cells: Screen,
+        support: Sequence[str],
+        reference: Screen | None,
+        space: StateSpace,
+        displacement: Callable[[Screen, Tensor], Tensor],
+        trust: Mapping[str, Trust],
+        *,
+        calibrated: bool,
+    ) -> Correction:
+        """The correction of `spec` for control `cells`, one per context and support label.
+
+        Parameters
+        ----------
+        reference
+            Control cells of the model: a context is measured on those it has there, else on the given cells.
+        displacement
+            (controls, their states) -> by how much the flow alone moves them (n x S).
+        trust
+            By support label.
+        calibrated
+            Whether gene means are set to those of the rule.
+        """
+        labels = list(zip(cells.context.tolist(), support, strict=True))
+        groups = sorted(set(labels))
+        shift, center, spread, factor = [], [], [], []
+        for context, label in groups:
+            controls = _measured_on(cells, context, reference)
+            level = cells.contexts[context]
+            state = space.encode(controls.counts, controls.library)
+            moved = displacement(controls, state).mean(0).double().numpy()
+            here = state.double().mean(0).numpy()
+            rule = self.states.effect(spec, level, here)
+            center.append(moved)
+            shift.append(rule + trust[label].mean * (self.states.anchor(spec) + moved - rule))
+            spread.append(trust[label].spread)
+            if calibrated:
+                factor.append(self._factors(spec, level, controls, state, rule, space))
+        return Correction(
+            torch.from_numpy(np.array(shift, dtype=np.float32)),
+            torch.from_numpy(np.array(center, dtype=np.float32)),
+            torch.tensor(spread, dtype=torch.float32),
+            np.array(factor) if calibrated else None,
+            np.array([groups.index(label) for label in labels], dtype=np.int64),
+        )
+
+    def _factors(
+        self, spec: ConditionSpec, level: tuple[str, ...], controls: Screen, state: Tensor, rule: np.ndarray, space: StateSpace
+    ) -> np.ndarray:
+        mean = np.asarray(log_normalise(controls.counts, controls.library).astype(np.float64).mean(0)).ravel()
+        exposure = space.exposure(controls.counts, controls.library)
+        before = space.decode(state, exposure)
+        after = space.decode(state + torch.from_numpy(rule).float(), exposure)
+        wanted = mean + self.genes.effect(spec, level, mean)
+        dispersion = space.dispersion.cpu().numpy()
+        return gene_factors(controls.counts.toarray(), controls.library, before, after, wanted, dispersion, cell_seeds(controls.cells))
+
+
+def _measured_on(cells: Screen, context: int, reference: Screen | None) -> Screen:
+    """The controls of this context in the model; without any there, the given ones. `N_CELLS` of them, repeated where there are fewer."""
+    if reference is not None and cells.contexts[context] in reference.contexts:
+        cells, context = reference, reference.contexts.index(cells.contexts[context])
+    here = np.flatnonzero(cells.context == context)
+    here = np.sort(here[np.argsort(cell_seeds(cells.cells)[here])][:N_CELLS])
+    chosen = cells.rows(np.resize(here, max(len(here), N_CELLS)))
+    return replace(chosen, cells=distinct_names(chosen.cells))
