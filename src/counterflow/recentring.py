@@ -133,5 +133,5 @@ def _measured_on(cells: Screen, context: int, reference: Screen | None) -> Scree
         cells, context = reference, reference.contexts.index(cells.contexts[context])
     here = np.flatnonzero(cells.context == context)
     here = np.sort(here[np.argsort(cell_seeds(cells.cells)[here])][:N_CELLS])
-    chosen = cells.rows(np.resize(here, max(len(here), N_CELLS)))
+    chosen = cells.rows(np.tile(here, -(-N_CELLS // len(here))))
     return replace(chosen, cells=distinct_names(chosen.cells))

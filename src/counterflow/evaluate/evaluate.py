@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -142,8 +143,11 @@ def _check_names(predictors: Mapping[str, Predictor], metrics: Sequence[str], ba
 
 def _predict_all(predictors: Mapping[str, Predictor], adata: AnnData, truth: Truth, unit: Unit) -> dict[str, AnnData]:
     sources = truth.contexts[unit.context_code].sources
-    controls = adata[np.resize(sources, max(len(sources), FEWEST_PREDICTED))].copy()
-    controls.obs_names_make_unique()
+    repeated = np.tile(sources, -(-FEWEST_PREDICTED // len(sources)))
+    with warnings.catch_warnings():  # of names that are made unique on the next line
+        warnings.filterwarnings("ignore", "Observation names are not unique")
+        controls = adata[repeated].copy()
+        controls.obs_names_make_unique()
     result = {}
     for name, predictor in predictors.items():
         result[name] = predictor.predict(controls, unit.request)
