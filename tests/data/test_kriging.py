@@ -15,11 +15,11 @@ def spec(*parts, dose=1.0, time=0.0):
     return ConditionSpec(parts, (dose,) * len(parts), time)
 
 
-def measured(effects, noise, control, specs=(spec("A"),)):
+def measured(effects, noise, control, specs=None):
     """`effects` (P x C x F, NaN where not measured)."""
     units = [(p, c) for p in range(effects.shape[0]) for c in range(effects.shape[1]) if not np.isnan(effects[p, c, 0])]
     return MeasuredEffects(
-        tuple(specs),
+        (spec("A"),) if specs is None else tuple(specs),
         tuple((f"c{c}",) for c in range(len(control))),
         np.array([p for p, _ in units]),
         np.array([c for _, c in units]),
