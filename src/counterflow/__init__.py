@@ -23,10 +23,12 @@ _PUBLIC = {
     "audit_model": "counterflow.evaluate.audit",
     "poison_test": "counterflow.evaluate.poison",
     "choose_guidance": "counterflow.evaluate.guidance",
+    "kept_cells": "counterflow.data.dropping",
     "CounterflowError": "counterflow.errors",
     "DataError": "counterflow.errors",
     "ConfigError": "counterflow.errors",
     "CheckpointError": "counterflow.errors",
+    "CounterflowWarning": "counterflow.errors",
 }
 _ROOMS = ("backbones", "conditions", "data", "evaluate", "flow", "nn", "pl", "spaces")
 

@@ -18,6 +18,7 @@ from counterflow import spaces
 from counterflow.assembly import assemble, resolve
 from counterflow.backbones import reads_order
 from counterflow.compiling import check_compiler, compiled
+from counterflow.data.dropping import kept_cells
 from counterflow.data.effects import AdditiveRule
 from counterflow.data.genes import chosen_genes, select_genes
 from counterflow.data.ledger import CellKeys, Ledger
@@ -31,7 +32,7 @@ from counterflow.module import FlowModule, Source
 from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, made_by, new_cells, stack, to_anndata
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
-from counterflow.requests import check_n_cells, flow_weights, matching_rows, requested_specs, support_labels
+from counterflow.requests import check_library, check_n_cells, flow_weights, matching_rows, requested_specs, support_labels
 from counterflow.spaces.base import StateSpace
 from counterflow.spaces.counts import distinct_names
 from counterflow.types import ConditionIds, ConditionSpec
@@ -121,6 +122,8 @@ class CounterFlow:
 
     def _read(self, adata: AnnData, perturbation_features: str | pd.DataFrame, space: Any) -> None:
         self.setup = setup_of(adata)
+        n_given, adata = adata.n_obs, kept_cells(adata)
+        self.adata = adata
         self.ledger = ledger = Ledger()
         screen = read_screen(adata, self.setup, chosen_genes(adata, ledger))
         train = screen.rows(screen.split == "train")
@@ -156,6 +159,8 @@ class CounterFlow:
             "control_cells": int(train.is_control.sum()),
             "held_out_cells": int((screen.split == "test").sum()),
         }
+        if n_given > adata.n_obs:
+            self.trained_on["dropped_cells"] = n_given - adata.n_obs
 
     @classmethod
     def setup_anndata(
@@ -173,6 +178,8 @@ class CounterFlow:
         library_size_key: str | None = None,
         delimiter: str = "+",
         split_key: str | None = None,
+        drop_missing: bool = False,
+        drop_empty_cells: bool = False,
     ) -> None:
         """Declare what the columns and the matrix of `adata` are; verified now, stored in ``adata.uns["_counterflow"]``.
 
@@ -196,6 +203,8 @@ class CounterFlow:
             Joins the parts of a combination.
         split_key
             Column with ``train``, ``val``, ``test``; everything is fitted on ``train`` only.
+        drop_missing, drop_empty_cells
+            Leave out cells without a value in a declared column, or without a count; how many is said, and kept in `trained_on`.
 
         Raises
         ------
@@ -341,6 +350,7 @@ class CounterFlow:
         guidance_interval: tuple[float, float] | None = None,
         seed: int = 0,
         on_unknown: Literal["error", "mean"] = "error",
+        missing_genes: Literal["error", "zero"] = "error",
         compile: bool = False,
     ) -> AnnData:
         """Control cells as they would look under other conditions.
@@ -362,6 +372,8 @@ class CounterFlow:
             Of counting noise and source noise. A cell's draw depends on the seed and the cell alone.
         on_unknown
             A perturbation without identity and features: ``error``, or ``mean`` effect with the support label ``unknown``.
+        missing_genes
+            Where `adata` lacks genes of the model: an ``error``, or ``zero`` counts (of a tenth of the genes at most).
         compile
             Sample through `torch.compile`: starts after a minute or more, then may run faster. States agree to rounding, so that now and
             then a count differs by one. Needs a C++ compiler.
@@ -378,7 +390,7 @@ class CounterFlow:
         how.resolve(self.config["source"])
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
-        cells, obs, var = self._controls(adata)
+        cells, obs, var = self._controls(adata, missing_genes)
         names, cells = cells.cells, replace(cells, cells=distinct_names(cells.cells))
         device = next(self.module.parameters()).device
         blocks = []
@@ -485,10 +497,11 @@ class CounterFlow:
         if not self.is_trained:
             raise ConfigError("the model is not trained: call model.train() first")
 
-    def _controls(self, adata: AnnData | None) -> tuple[Screen, pd.DataFrame, pd.DataFrame]:
+    def _controls(self, adata: AnnData | None, missing_genes: str) -> tuple[Screen, pd.DataFrame, pd.DataFrame]:
         if adata is not None:
-            cells, positions = read_cells(adata, self.setup, self.genes)
-            return cells, adata.obs.iloc[positions], adata.var.loc[list(self.genes)]
+            cells, positions = read_cells(adata, self.setup, self.genes, missing_genes=missing_genes)
+            check_library(cells, adata.var_names.difference(self.genes, sort=False), self.reference, self.setup)
+            return cells, adata.obs.iloc[positions], adata.var.reindex(list(self.genes))
         if self.adata is None:
             return self.reference.cells(self.setup, self.genes)
         chosen = self._screen.is_control & (self._screen.split == "train")
@@ -556,6 +569,7 @@ class CounterFlow:
     def attach(self, adata: AnnData) -> None:
         """Give a loaded model data to predict from; declared as the training data were, if it is not yet."""
         declare(adata, self.setup)
+        adata = kept_cells(adata)
         self._screen = read_screen(adata, self.setup, self.genes)
         self._train_cells = self._screen.rows(self._screen.split == "train")
         self.adata = adata

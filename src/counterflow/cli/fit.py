@@ -17,7 +17,7 @@ from jsonargparse import Namespace
 
 from counterflow.cli import Stopped
 from counterflow.cli.parser import VerbParser
-from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, read_data, setup_from
+from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, read_data, setup_from
 from counterflow.cli.terminal import Terminal, describe_weights
 from counterflow.errors import ConfigError, near
 from counterflow.run import RunDirectory, fingerprint, versions
@@ -71,6 +71,7 @@ def run(argv: Sequence[str]) -> None:
     with terminal.working(f"reading {path}"):
         adata = read_data(path)
     declared = setup_from(options, path)
+    adata = only_kept(adata, declared)
     data = fingerprint_after_checks(adata, declared, path)
     setup, split = declare_and_split(adata, declared, options)
     terminal.detail(f"declared: {setup}")

@@ -184,9 +184,9 @@ def _control_problems(adata: AnnData, setup: Setup, *, contexts_readable: bool) 
     control = is_control_mask(labels, setup)
     if not control.any():
         counts = labels.value_counts()
-        listed = ", ".join(f"{name!r} ({count})" for name, count in counts.iloc[:5].items())
+        there = ", ".join(f"{name!r} ({count})" for name, count in counts.iloc[:5].items())
         hint = near(setup.control, counts.index)
-        return [f"no cell of adata.obs[{setup.perturbation_key!r}] is the control {setup.control!r}: {hint} The labels are {listed}"]
+        return [f"no cell of adata.obs[{setup.perturbation_key!r}] is the control {setup.control!r}: {hint} The labels are {there}"]
     if control.all():
         return [f"every cell of adata.obs[{setup.perturbation_key!r}] is the control {setup.control!r}: there is no perturbation to learn"]
     nameless = [label for label in labels[control].unique() if setup.control.strip() not in label]
