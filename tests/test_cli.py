@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def test_flags_come_from_the_signatures():
 
     known = fit.parser().types
     for section, call in (("setup", CounterFlow.setup_anndata), ("model", CounterFlow.__init__), ("train", CounterFlow.train)):
-        names = set(inspect.signature(call).parameters) - {"self", "adata", "trainer_kwargs", "run_dir", "resume_from", "progress"}
+        names = set(inspect.signature(call).parameters) - {"self", "adata", "trainer_kwargs", "run_dir", "resume_from", "progress", "force_data"}
         assert {f"{section}.{name}" for name in names} <= set(known)
 
 
@@ -386,7 +387,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(screen, tmp_path, calls, capsy
 def test_resume_refuses_other_options_and_other_data(screen, tmp_path, calls, capsys):
     run = tmp_path / "run"
     assert main(["fit", screen, *SETUP, *SHORT, "--out", str(run), "--quiet"]) == 0
-    (run / "model" / "model.json").unlink()  # as if it had been interrupted
+    shutil.rmtree(run / "model")  # as if it had been interrupted
     assert main(["fit", "--config", str(run / "config.yaml"), "--resume", "--train.lr", "0.5"]) == 2
     assert "train.lr" in capsys.readouterr().err
     data = anndata.read_h5ad(screen)
@@ -395,8 +396,13 @@ def test_resume_refuses_other_options_and_other_data(screen, tmp_path, calls, ca
     data.write_h5ad(other)
     config = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump(config | {"data": {"path": str(other)}}))
+    before = json.loads((run / "run.json").read_text())["data"]
     assert main(["fit", "--config", str(run / "config.yaml"), "--resume"]) == 2
     assert "data changed" in capsys.readouterr().err
+    assert json.loads((run / "run.json").read_text())["data"] == before
+    assert main(["fit", "--config", str(run / "config.yaml"), "--resume", "--force-data", "--quiet"]) == 0
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["data_before"] == [before] and facts["data"]["sha256"] != before["sha256"]
 
 
 def test_demo_calls_the_demo(monkeypatch, tmp_path, capsys):

@@ -229,6 +229,7 @@ class CounterFlow:
         early_stopping: bool = False,
         resume_from: str | os.PathLike[str] | None = None,
         *,
+        force_data: bool = False,
         max_seconds: float | None = None,
         set_size: int = 64,
         compile: bool = False,
@@ -256,6 +257,8 @@ class CounterFlow:
             Stop when the loss on the ``val`` cells of `split_key` no longer falls.
         resume_from
             ``checkpoints/last.ckpt`` of an interrupted run of the same model; nothing else is read from it than tensors.
+        force_data
+            Resume although the cells are not those that the checkpoint was trained on.
         compile
             Train through `torch.compile`, for long fits: starts after a minute or more, then may run faster. Needs a C++ compiler.
         run_dir
@@ -313,6 +316,8 @@ class CounterFlow:
             recipe = replace(recipe, plan=plan | {"stop": recipe.steps_within(left, cells, states)})
         self.n_steps_trained = recipe.plan["stop"]
         files = {"early_stopping": early_stopping, "run_dir": run_dir, "resume_from": resume_from, "callbacks": callbacks}
+        if run_dir is not None or resume_from is not None:
+            files |= {"data": cells.fingerprint, "force_data": force_data}
         self.module, self.rule, self.history = recipe.fit(cells, states, self._validation_cells(), **files)
         self.flow_weight = recipe.weights(cells, states) if self.rule is not None else {}
         self.is_trained = True

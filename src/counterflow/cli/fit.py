@@ -32,7 +32,7 @@ EXAMPLE = """  counterflow fit screen.h5ad --setup.perturbation_key gene --setup
       --split unseen_combination --model.backbone mlp --train.max_steps 2000 --out runs/first
   counterflow fit --config configs/norman.yaml --out runs/norman"""
 
-_OF_THE_CALL = ("json", "quiet", "verbose", "debug", "config", "resume", "overwrite", "file")  # not options of the fit
+_OF_THE_CALL = ("json", "quiet", "verbose", "debug", "config", "resume", "overwrite", "force_data", "file")  # not options of the fit
 
 
 def parser() -> VerbParser:
@@ -46,10 +46,11 @@ def parser() -> VerbParser:
     add_screen_options(verb)
     verb.option("out", str | None, None, "the run directory")
     verb.flag("resume", "go on with an interrupted run in --out")
+    verb.flag("force_data", "resume although the data changed; run.json keeps what they were before")
     verb.flag("overwrite", "replace the run in --out")
     verb.call("model", CounterFlow.__init__, skip=("seed",))
     verb.option("model.seed", int | None, None, "seed of everything random in the fit (default: --seed)")
-    verb.call("train", CounterFlow.train, skip=("run_dir", "resume_from", "progress"))
+    verb.call("train", CounterFlow.train, skip=("run_dir", "resume_from", "progress", "force_data"))
     verb.option("train.trainer_kwargs", dict[str, Any] | None, None, "further options of lightning.Trainer")
     return verb
 
@@ -82,7 +83,10 @@ def run(argv: Sequence[str]) -> None:
 
     config, facts = resolved(options, path), _facts(options, data, split, adata, setup.split_key)
     if options.resume:
-        folder.check_same(config, facts)
+        facts |= folder.check_same(config, facts, force_data=options.force_data)
+        folder.write_facts(facts)
+        if options.force_data and split is not None:
+            folder.split.write_text(split.to_json() + "\n", encoding="utf-8")
     else:
         folder.start(config, facts, None if split is None else split.to_json())
     if setup.split_key is None:
@@ -162,7 +166,14 @@ def _train(model: CounterFlow, options: Namespace, trainer_options: dict[str, An
     begun = time.perf_counter()
     try:
         with stoppable(folder), folder.keep_metrics(resume_from is not None):
-            model.train(**arguments, resume_from=resume_from, run_dir=folder.path, progress=terminal.progress, **trainer_options)
+            model.train(
+                **arguments,
+                resume_from=resume_from,
+                force_data=options.force_data,
+                run_dir=folder.path,
+                progress=terminal.progress,
+                **trainer_options,
+            )
     except Exception:
         folder.drop_if_empty()
         raise

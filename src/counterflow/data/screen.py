@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -60,6 +62,16 @@ class Screen:
     def keys(self) -> CellKeys:
         """What a ledger knows these cells by."""
         return CellKeys.of(self.cells, self.counts, self.genes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything in it: a run is resumed on the same cells only."""
+        digest = hashlib.sha256(json.dumps([self.genes, self.cells, self.conditions, self.contexts]).encode())
+        arrays = (self.counts.data, self.counts.indices.astype(np.int64), self.counts.indptr.astype(np.int64), self.library)
+        for values in (*arrays, self.condition, self.context):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        digest.update(self.covariates.to_csv(index=False).encode())
+        return digest.hexdigest()
 
     def rows(self, chosen: np.ndarray) -> Screen:
         """The same screen with the chosen cells (a mask, or positions); condition and context codes keep their meaning."""
