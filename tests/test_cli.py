@@ -116,7 +116,8 @@ def test_flags_come_from_the_signatures():
 
     known = fit.parser().types
     for section, call in (("setup", CounterFlow.setup_anndata), ("model", CounterFlow.__init__), ("train", CounterFlow.train)):
-        names = set(inspect.signature(call).parameters) - {"self", "adata", "trainer_kwargs", "run_dir", "resume_from", "progress", "force_data"}
+        hidden = {"self", "adata", "trainer_kwargs", "run_dir", "resume_from", "progress", "force_data"}
+        names = set(inspect.signature(call).parameters) - hidden
         assert {f"{section}.{name}" for name in names} <= set(known)
 
 

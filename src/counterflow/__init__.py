@@ -16,7 +16,7 @@ _PUBLIC = {
     "CounterFlow": "counterflow.model",
     "simulate_screen": "counterflow.data.simulate",
     "read_h5ad": "counterflow.data.files",
-    "doctor": "counterflow.data.doctor",
+    "doctor": "counterflow.diagnosis.doctor",
     "build_split": "counterflow.data.splits",
     "Split": "counterflow.data.split_file",
     "choose_genes": "counterflow.data.genes",

@@ -28,6 +28,8 @@ from counterflow.errors import ConfigError, near
 from counterflow.evaluate.audit import audit_model
 from counterflow.fitting import feature_order, fit_features, fit_space, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
+from counterflow.footprint import Footprint, check_memory, footprint
+from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
 from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, made_by, new_cells, stack, to_anndata
 from counterflow.recipe import Recipe
@@ -230,6 +232,7 @@ class CounterFlow:
         resume_from: str | os.PathLike[str] | None = None,
         *,
         force_data: bool = False,
+        memory_limit: float | None = None,
         max_seconds: float | None = None,
         set_size: int = 64,
         compile: bool = False,
@@ -259,6 +262,8 @@ class CounterFlow:
             ``checkpoints/last.ckpt`` of an interrupted run of the same model; nothing else is read from it than tensors.
         force_data
             Resume although the cells are not those that the checkpoint was trained on.
+        memory_limit
+            Gigabytes the fit may take, by an estimate made before it begins; ``None``: what is free.
         compile
             Train through `torch.compile`, for long fits: starts after a minute or more, then may run faster. Needs a C++ compiler.
         run_dir
@@ -281,6 +286,7 @@ class CounterFlow:
             raise ConfigError("early_stopping=True needs cells to watch: mark some perturbed cells 'val' in the column of split_key")
         if compile:
             check_compiler()
+        check_memory(self.memory_needed(), memory_limit)
         from counterflow import training  # noqa: F401  Lightning takes seconds to import: not on the clock
 
         started = time_module.process_time()
@@ -321,6 +327,14 @@ class CounterFlow:
         self.module, self.rule, self.history = recipe.fit(cells, states, self._validation_cells(), **files)
         self.flow_weight = recipe.weights(cells, states) if self.rule is not None else {}
         self.is_trained = True
+
+    def memory_needed(self) -> Footprint:
+        """What a fit will need, roughly."""
+        counts, size = self._train_cells.counts, int(np.prod(self.space.state_shape))
+        n_weights = sum(weight.numel() for weight in self.module.parameters())
+        batch = {} if self.config["backbone"] == "mlp" else {"batch": MOST_KEPT}
+        n_cells, n_genes = counts.shape
+        return footprint(n_cells, n_genes, counts.nnz, space=self.config["space"], state_size=size, n_weights=n_weights, **batch)
 
     def _validation_cells(self) -> tuple[Screen, Callable[[np.ndarray], Tensor]] | None:
         chosen = self._validation_rows()

@@ -55,7 +55,7 @@ def run(argv: Sequence[str]) -> None:
     adata = only_kept(adata, declared)
     declare(adata, declared)
     if options.split is None and declared.split_key is None:
-        from counterflow.data.doctor import suggest_split
+        from counterflow.diagnosis.proposal import suggest_split
 
         options.split = suggest_split(adata.obs, declared)
         terminal.say(f"no --split: taking {options.split}, which this screen can carry")

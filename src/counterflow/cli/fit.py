@@ -20,6 +20,7 @@ from counterflow.cli.parser import VerbParser
 from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, read_data, setup_from
 from counterflow.cli.terminal import Terminal, describe_weights
 from counterflow.errors import ConfigError, near
+from counterflow.footprint import check_memory
 from counterflow.run import RunDirectory, fingerprint, versions
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ def run(argv: Sequence[str]) -> None:
         model = _build(adata, options)
 
     trainer_options = _check_trainer(options)
+    needed = model.memory_needed()
+    check_memory(needed, options.train.memory_limit)
+    terminal.say(f"memory: {needed}")
 
     config, facts = resolved(options, path), _facts(options, data, split, adata, setup.split_key)
     if options.resume:

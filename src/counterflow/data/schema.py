@@ -121,6 +121,13 @@ def problems(adata: AnnData, setup: Setup) -> list[str]:
     return [*_name_problems(adata), *_obs_problems(adata, setup), *layer_problems(adata, setup)]
 
 
+def general_problems(adata: AnnData, layer: str | None, matrix_state: str) -> list[str]:
+    """What is wrong with an AnnData whatever its columns mean."""
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        return [f"the AnnData has {adata.n_obs} cells and {adata.n_vars} genes: nothing to learn from"]
+    return [*_name_problems(adata), *matrix_problems(adata, layer, matrix_state)]
+
+
 def _option_problems(setup: Setup) -> list[str]:
     found = []
     if setup.matrix_state not in MATRIX_STATES:
