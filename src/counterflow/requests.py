@@ -44,7 +44,7 @@ def requested_specs(
     rows = list(asked.values())
     if len(rows) < len(specs):
         text = (
-            f"{len(specs) - len(rows)} of the {len(specs)} conditions are asked for twice ('A+B' and 'B+A' are one): each is answered once"
+            f"{len(specs) - len(rows)} of the {len(specs)} conditions were asked for before ('A+B' and 'B+A' are one): each is answered once"
         )
         warn(text, above=2)
     return [specs[i] for i in rows], chosen.iloc[rows].reset_index(drop=True)

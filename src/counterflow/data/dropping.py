@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
-from counterflow.data.matrix import raw_matrix
+from counterflow.data.matrix import as_csr, raw_matrix
 from counterflow.errors import DataError
 
 if TYPE_CHECKING:
@@ -55,4 +54,4 @@ def _empty(adata: AnnData, layer: str | None) -> np.ndarray:
         return np.zeros(adata.n_obs, dtype=bool)
     if not (np.issubdtype(matrix.dtype, np.number) or matrix.dtype == bool):
         return np.zeros(adata.n_obs, dtype=bool)
-    return np.asarray((matrix != 0).sum(axis=1) if sparse.issparse(matrix) else (np.asarray(matrix) != 0).sum(axis=1)).ravel() == 0
+    return np.diff(as_csr(adata, layer).indptr) == 0

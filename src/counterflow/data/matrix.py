@@ -148,7 +148,7 @@ def matrix_remarks(adata: AnnData, layer: str | None) -> list[str]:
     constant = measured == 0
     if len(everywhere := np.flatnonzero(measured == n_cells)):
         columns = csr[:, everywhere]
-        constant[everywhere] = (columns.max(axis=0) == columns.min(axis=0)).toarray().ravel()
+        constant[everywhere] = columns.max(axis=0).toarray().ravel() == columns.min(axis=0).toarray().ravel()
     if constant.any():
         which = np.flatnonzero(constant)
         found.append(f"{len(which)} genes have the same value in every cell (first: {_names(adata.var_names, which)}): they teach nothing")

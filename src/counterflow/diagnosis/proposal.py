@@ -26,11 +26,12 @@ def declaration(
 
     Contexts with controls are matched and read; doses and times need at least two levels.
     """
-    obs, notes = adata.obs, []
+    obs = adata.obs
+    notes: list[str] = []
     delimiter = delimiter_of(list(level_counts(obs[key])), control, set(adata.var_names))
     is_control = {label: not parts(label, delimiter, control) for label in obs[key].astype(str).unique()}
     control_cells = obs[key].astype(str).map(is_control).to_numpy(dtype=bool)
-    contexts = []
+    contexts: list[str] = []
     for role in ("cell type", "donor"):
         column = next((name for name in columns[role] if name != key and obs[name].nunique() > 1), None)
         if column is None:
