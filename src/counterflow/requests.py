@@ -44,7 +44,7 @@ def requested_specs(
     rows = list(asked.values())
     if len(rows) < len(specs):
         text = (
-            f"{len(specs) - len(rows)} of the {len(specs)} conditions were asked for before ('A+B' and 'B+A' are one): each is answered once"
+            f"{len(specs) - len(rows)} of the {len(specs)} conditions were asked for before ('B+A' is 'A+B'): each is answered once"
         )
         warn(text, above=2)
     return [specs[i] for i in rows], chosen.iloc[rows].reset_index(drop=True)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from counterflow.data.dropping import kept_cells, missing_values
 from counterflow.data.labels import parts
-from counterflow.data.matrix import as_csr, counts_from_log1p, matrix_problems
+from counterflow.data.matrix import as_csr, counts_from_log1p, log_normalised, matrix_problems, place
 from counterflow.errors import DataError, near, warn
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 UNS_KEY = "_counterflow"
 MATRIX_STATES = ("counts", "log1p")
+_SAME = 1e-5  # log1p values nearer than this are rounding
 SPLIT_LEVELS = ("train", "val", "test")
 
 
@@ -118,7 +119,8 @@ def problems(adata: AnnData, setup: Setup) -> list[str]:
         return [f"the AnnData has {adata.n_obs} cells and {adata.n_vars} genes: nothing to learn from"]
     if odd := _option_problems(setup):
         return odd  # nothing can be read with them
-    return [*_name_problems(adata), *_obs_problems(adata, setup), *layer_problems(adata, setup)]
+    found = [*_name_problems(adata), *_obs_problems(adata, setup), *layer_problems(adata, setup)]
+    return found or _variation_problems(adata, setup)
 
 
 def general_problems(adata: AnnData, layer: str | None, matrix_state: str) -> list[str]:
@@ -274,6 +276,22 @@ def layer_problems(adata: AnnData, setup: Setup) -> list[str]:
             "it must count all genes of the cell"
         )
     return found
+
+
+def _variation_problems(adata: AnnData, setup: Setup) -> list[str]:
+    """Training cells that are all the same; of an AnnData without other problems."""
+    train = np.ones(adata.n_obs, dtype=bool) if setup.split_key is None else (adata.obs[setup.split_key].astype(str) == "train").to_numpy()
+    csr = as_csr(adata, setup.layer)[train]
+    measured = np.bincount(csr.indices, minlength=csr.shape[1])
+    if ((measured > 0) & (measured < csr.shape[0])).any():  # zero in some cells and not in others: nearly always
+        return []
+    if setup.matrix_state == "counts":
+        key = setup.library_size_key
+        library = np.asarray(csr.sum(1)).ravel() if key is None else pd.to_numeric(adata.obs[key].astype(str)).to_numpy()[train]
+        csr = log_normalised(csr, library)
+    if (np.ptp(csr.toarray(), axis=0) > _SAME).any():
+        return []
+    return [f"{place(setup.layer)} is the same in all {csr.shape[0]} training cells, but for their library sizes: nothing to learn from"]
 
 
 def is_control_mask(labels: pd.Series, setup: Setup) -> np.ndarray:

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
 
 from counterflow.data.labels import parts
 from counterflow.data.matrix import raw_matrix
@@ -78,7 +79,7 @@ def _needs(adata: AnnData, layer: str | None) -> str:
         matrix = raw_matrix(adata, layer)
     except DataError:
         return ""
-    n_values = int(getattr(matrix, "nnz", 0)) or int(np.count_nonzero(matrix))
+    n_values = int(matrix.nnz) if sparse.issparse(matrix) else int(np.count_nonzero(matrix))
     size = footprint(adata.n_obs, adata.n_vars, n_values, space="pca", state_size=50)
     return f"{size} and {describe_time(adata.n_obs, adata.n_vars, n_values)}, with the defaults"
 

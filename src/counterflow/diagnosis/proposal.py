@@ -12,6 +12,7 @@ from counterflow.data.labels import parts
 from counterflow.data.matrix import raw_matrix
 from counterflow.data.schema import Setup
 from counterflow.diagnosis.columns import amounts, level_counts, numbers
+from counterflow.diagnosis.contents import kind_of
 from counterflow.diagnosis.controls import delimiter_of
 from counterflow.errors import DataError
 
@@ -67,7 +68,7 @@ def _doses_vary(doses: pd.Series) -> bool:
 def _covers_all_genes(adata: AnnData, layer: str | None, state: str, column: str) -> bool:
     """Library sizes are worth declaring where they exceed the sums of the file: it holds a part of the genes."""
     library = numbers(adata.obs[column])
-    if library is None or state != "counts":
+    if library is None or state != "counts" or kind_of(adata, layer) != "counts":
         return False
     matrix = raw_matrix(adata, layer)
     sums = np.asarray(matrix.sum(axis=1), dtype=float).ravel()
