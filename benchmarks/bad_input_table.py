@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -115,6 +116,13 @@ def wide(adata: AnnData) -> AnnData:
     """60,000 genes."""
     counts = sparse.hstack([adata.X, sparse.csr_matrix((adata.n_obs, 60_000 - adata.n_vars), dtype=np.float32)]).tocsr()
     return AnnData(counts, obs=adata.obs.copy(), var=pd.DataFrame(index=[f"G{i:05d}" for i in range(60_000)]))
+
+
+def fit_backed(scene: Scene) -> None:
+    """From a file that stays on disk."""
+    adata = anndata.read_h5ad(scene.file, backed="r")
+    cf.CounterFlow.setup_anndata(adata, **(SETUP | scene.case.setup))
+    cf.CounterFlow(adata, **TINY).train(max_steps=1, batch_size=64, progress=False)
 
 
 def fit_wide(scene: Scene) -> None:
@@ -232,6 +240,9 @@ CASES = [
     Case(8, "dense", ACCEPTED, spoil=lambda a: setattr(a, "X", a.X.toarray()), same=True),
     Case(8, "a view", ACCEPTED, spoil=lambda a: a[np.arange(a.n_obs)], same=True),
     Case(8, "dense in the file", ACCEPTED, file=dense_file, same=True),
+    Case(8, "backed by the file", ACCEPTED, file=dense_file, python=fit_backed),
+    Case(8, "backed by the file, cells left out", WARNED, ("3 of 295 cells are left out",), empty_cells, {"drop_empty_cells": True},
+         python=fit_backed),
     Case(9, "entries out of order, one split in two", ACCEPTED, spoil=shuffled_entries, same=True),
     Case(10, "an index out of range", REFUSED, ("damaged sparse matrix", "9999", "30 genes"), file=edit("X/indices", beyond)),
     Case(10, "row pointers that go back", REFUSED, ("damaged sparse matrix", "row pointers are corrupt"), file=edit("X/indptr", backwards)),

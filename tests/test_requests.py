@@ -44,6 +44,9 @@ def test_the_same_condition_in_two_contexts_is_asked_for_twice(declared):
     with pytest.warns(cf.CounterflowWarning, match="1 of the 3 conditions"):
         specs, chosen = requested_specs(table, "error", model.setup, model.vocabulary)
     assert len(specs) == 2 and list(chosen["cell_type"]) == ["type0", "type1"]
+    model.train(max_steps=1, progress=False)
+    new = model.generate(table.iloc[:2], 3)
+    assert new.n_obs == 6 and new.obs_names.is_unique
 
 
 def said_of(fitted, adata, **options) -> str:

@@ -473,7 +473,8 @@ class CounterFlow:
             counts, expected = new_cells(
                 self.module, self.space, some, library, self._ids(spec, some), self._correction(spec, support), how, device
             )
-            named = describe_rows(obs.iloc[rows], spec, self.setup, [f"new{n}" for n in range(n_cells)], support)
+            first = n_cells * specs[:i].count(spec)  # asked for in another context before
+            named = describe_rows(obs.iloc[rows], spec, self.setup, [f"new{first + n}" for n in range(n_cells)], support)
             blocks.append(
                 to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, made_by(self.config, how, specs, self.setup))
             )

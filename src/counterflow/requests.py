@@ -43,9 +43,7 @@ def requested_specs(
         asked.setdefault((spec, *chosen.iloc[i]), i)
     rows = list(asked.values())
     if len(rows) < len(specs):
-        text = (
-            f"{len(specs) - len(rows)} of the {len(specs)} conditions were asked for before ('B+A' is 'A+B'): each is answered once"
-        )
+        text = f"{len(specs) - len(rows)} of the {len(specs)} conditions were asked for before ('B+A' is 'A+B'): each is answered once"
         warn(text, above=2)
     return [specs[i] for i in rows], chosen.iloc[rows].reset_index(drop=True)
 

@@ -45,6 +45,13 @@ def test_the_checkpoint_that_an_exploding_fit_leaves_is_finite(tmp_path):
     assert all(bool(torch.isfinite(value).all()) for value in content["state_dict"].values() if value.is_floating_point())
 
 
+def test_a_fit_says_what_memory_it_needs_before_it_begins(tmp_path, capsys):
+    case = next(case for case in CASES if case.name == "dense")
+    made = bad_inputs.scene(case, tmp_path)
+    assert bad_inputs.command_line([*case.command(made), "--train.lr", "1e30", "--train.max_steps", "20"]) == 2  # it never gets to the end
+    assert "memory: about 0." in capsys.readouterr().out
+
+
 def test_several_problems_of_a_file_are_reported_together(tmp_path):
     """A file with wrong columns, names and values is wrong once: before training, with a number for each problem."""
     spoiling = importlib.import_module("bad_input_spoiling")

@@ -43,7 +43,9 @@ def kept_cells(adata: AnnData, setup: Setup | None = None) -> AnnData:
                 keep &= ~missing_values(adata.obs[key])
     if setup.drop_empty_cells:
         keep &= ~_empty(adata, setup.layer)
-    return adata if keep.all() else adata[keep].copy()
+    if keep.all():
+        return adata
+    return adata[keep].to_memory() if adata.isbacked else adata[keep].copy()
 
 
 def _empty(adata: AnnData, layer: str | None) -> np.ndarray:

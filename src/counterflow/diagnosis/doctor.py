@@ -10,7 +10,6 @@ import re
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from counterflow.data.labels import parts
 from counterflow.data.matrix import raw_matrix
@@ -79,7 +78,7 @@ def _needs(adata: AnnData, layer: str | None) -> str:
         matrix = raw_matrix(adata, layer)
     except DataError:
         return ""
-    n_values = int(matrix.nnz) if sparse.issparse(matrix) else int(np.count_nonzero(matrix))
+    n_values = int(np.count_nonzero(matrix)) if isinstance(matrix, np.ndarray) else int(matrix.nnz)
     size = footprint(adata.n_obs, adata.n_vars, n_values, space="pca", state_size=50)
     return f"{size} and {describe_time(adata.n_obs, adata.n_vars, n_values)}, with the defaults"
 
