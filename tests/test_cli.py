@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -413,3 +414,22 @@ def test_demo_calls_the_demo(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("counterflow.demo", demo, raising=False)
     assert main(["demo", "--out", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"out": str(tmp_path), "progress": False}
+
+
+def test_cells_without_a_label_are_left_out_everywhere(screen, tmp_path, capsys):
+    data = anndata.read_h5ad(screen)
+    labels = data.obs["perturbation"].astype(object)
+    labels.iloc[:9] = None
+    data.obs["perturbation"] = labels
+    file, run = tmp_path / "some.h5ad", tmp_path / "run"
+    data.write_h5ad(file)
+    short = [*SHORT, "--setup.drop-missing", "true", "--split", "unseen_combination"]
+    assert main(["fit", str(file), *SETUP, *short, "--out", str(run), "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["info", str(run)]) == 0
+    assert re.search(r"cells left out +9", capsys.readouterr().out)
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "scores")]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("warning: 9 of") == 1 and "S, on" in printed.out
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "scores"), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""

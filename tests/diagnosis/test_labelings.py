@@ -99,6 +99,10 @@ def test_the_labelling_is_named_and_the_declaration_is_the_right_one(tool):
 def test_doses_that_only_count_the_parts_are_not_doses():
     """GEARS writes "1+1" for one gene beside the control."""
     assert cf.doctor(FILES["GEARS"][0]).setup.dose_key is None
+    mixed = screen(condition=cycle("ctrl", "KLF1", "TP53", "KLF1+TP53"), dose_val=cycle("1", "1", "1", "1+1"))
+    assert cf.doctor(mixed).setup.dose_key is None
+    mixed.obs["dose_val"] = cycle("1", "1", "2", "1+2")
+    assert cf.doctor(mixed).setup.dose_key == "dose_val"
     assert amounts("1.0+0.5") == (1.0, 0.5) and amounts("1e+3") == (1000.0,) and amounts("much") is amounts("-1") is None
 
 

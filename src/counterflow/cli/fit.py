@@ -73,12 +73,14 @@ def run(argv: Sequence[str]) -> None:
     with terminal.working(f"reading {path}"):
         adata = read_data(path)
     declared = setup_from(options, path)
-    adata = only_kept(adata, declared)
+    n_given, adata = adata.n_obs, only_kept(adata, declared)
     data = fingerprint_after_checks(adata, declared, path)
     setup, split = declare_and_split(adata, declared, options)
     terminal.detail(f"declared: {setup}")
     with terminal.working("preparing the model"):
         model = _build(adata, options)
+    if n_given > adata.n_obs:
+        model.trained_on["dropped_cells"] = n_given - adata.n_obs
 
     trainer_options = _check_trainer(options)
     needed = model.memory_needed()

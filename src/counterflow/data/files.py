@@ -6,7 +6,6 @@ import importlib
 import os
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,19 +104,21 @@ def _plugin_provides(number: int) -> bool:
     return bool(h5py.h5z.filter_avail(number))
 
 
-def _datasets(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Name and dataset of everything in a file; what cannot be opened is left out: reading it says so."""
+def _datasets(handle: Any) -> list[tuple[str, Any]]:
+    """Name and dataset of everything in a file, each once; where the walk breaks off, reading will say why."""
     import h5py
 
-    for name in group:
-        try:
-            item = group[name]
-        except (KeyError, OSError, RuntimeError):
-            continue
+    found: list[tuple[str, Any]] = []
+
+    def note(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            yield f"{prefix}{name}", item
-        elif isinstance(item, h5py.Group) and isinstance(group.get(name, getlink=True), h5py.HardLink):
-            yield from _datasets(item, f"{prefix}{name}/")
+            found.append((name, item))
+
+    try:
+        handle.visititems(note)
+    except (KeyError, OSError, RuntimeError, ValueError, UnicodeError):
+        pass
+    return found
 
 
 def _why_not_read(error: Exception, file: Path, shown: str) -> str:
