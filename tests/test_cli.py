@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,7 +117,8 @@ def test_flags_come_from_the_signatures():
 
     known = fit.parser().types
     for section, call in (("setup", CounterFlow.setup_anndata), ("model", CounterFlow.__init__), ("train", CounterFlow.train)):
-        names = set(inspect.signature(call).parameters) - {"self", "adata", "trainer_kwargs", "run_dir", "resume_from", "progress"}
+        hidden = {"self", "adata", "trainer_kwargs", "run_dir", "resume_from", "progress", "force_data"}
+        names = set(inspect.signature(call).parameters) - hidden
         assert {f"{section}.{name}" for name in names} <= set(known)
 
 
@@ -386,7 +389,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(screen, tmp_path, calls, capsy
 def test_resume_refuses_other_options_and_other_data(screen, tmp_path, calls, capsys):
     run = tmp_path / "run"
     assert main(["fit", screen, *SETUP, *SHORT, "--out", str(run), "--quiet"]) == 0
-    (run / "model" / "model.json").unlink()  # as if it had been interrupted
+    shutil.rmtree(run / "model")  # as if it had been interrupted
     assert main(["fit", "--config", str(run / "config.yaml"), "--resume", "--train.lr", "0.5"]) == 2
     assert "train.lr" in capsys.readouterr().err
     data = anndata.read_h5ad(screen)
@@ -395,8 +398,13 @@ def test_resume_refuses_other_options_and_other_data(screen, tmp_path, calls, ca
     data.write_h5ad(other)
     config = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump(config | {"data": {"path": str(other)}}))
+    before = json.loads((run / "run.json").read_text())["data"]
     assert main(["fit", "--config", str(run / "config.yaml"), "--resume"]) == 2
     assert "data changed" in capsys.readouterr().err
+    assert json.loads((run / "run.json").read_text())["data"] == before
+    assert main(["fit", "--config", str(run / "config.yaml"), "--resume", "--force-data", "--quiet"]) == 0
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["data_before"] == [before] and facts["data"]["sha256"] != before["sha256"]
 
 
 def test_demo_calls_the_demo(monkeypatch, tmp_path, capsys):
@@ -406,3 +414,22 @@ def test_demo_calls_the_demo(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("counterflow.demo", demo, raising=False)
     assert main(["demo", "--out", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"out": str(tmp_path), "progress": False}
+
+
+def test_cells_without_a_label_are_left_out_everywhere(screen, tmp_path, capsys):
+    data = anndata.read_h5ad(screen)
+    labels = data.obs["perturbation"].astype(object)
+    labels.iloc[:9] = None
+    data.obs["perturbation"] = labels
+    file, run = tmp_path / "some.h5ad", tmp_path / "run"
+    data.write_h5ad(file)
+    short = [*SHORT, "--setup.drop-missing", "true", "--split", "unseen_combination"]
+    assert main(["fit", str(file), *SETUP, *short, "--out", str(run), "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["info", str(run)]) == 0
+    assert re.search(r"cells left out +9", capsys.readouterr().out)
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "scores")]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("warning: 9 of") == 1 and "S, on" in printed.out
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "scores"), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""

@@ -11,6 +11,7 @@ PACKAGE = ROOT / "counterflow"
 BOTTOM = {"types", "errors"}
 ROOMS = {"nn", "backbones", "flow", "diffusion", "spaces", "conditions", "data"}
 MODEL_PARTS = (
+    "footprint",
     "threads",
     "memory",
     "compiling",
@@ -35,11 +36,12 @@ ALLOWED = {  # room or top-level file -> the rooms and files it may import, besi
     **dict.fromkeys(ROOMS, BOTTOM),
     "backbones": BOTTOM | {"nn"},
     "evaluate": BOTTOM | {"data"},
+    "diagnosis": BOTTOM | {"data", "footprint"},
     "pl": BOTTOM | {"data", "evaluate"},
     **{part: BOTTOM | ROOMS | set(MODEL_PARTS[:i]) for i, part in enumerate(MODEL_PARTS)},
     "model": BOTTOM | ROOMS | {*MODEL_PARTS, "evaluate"},
-    **dict.fromkeys(TOP, BOTTOM | ROOMS | {*MODEL_PARTS} | {"evaluate", "pl", "model"} | TOP),
-    "__init__": BOTTOM | ROOMS | {"evaluate", "pl", "model"},
+    **dict.fromkeys(TOP, BOTTOM | ROOMS | {*MODEL_PARTS} | {"evaluate", "diagnosis", "pl", "model"} | TOP),
+    "__init__": BOTTOM | ROOMS | {"evaluate", "diagnosis", "pl", "model"},
 }
 UPWARD_BUT_MEANT = {
     ("evaluate", "counterflow.spaces.counts"),  # a baseline's cells become counts in the way the model's do

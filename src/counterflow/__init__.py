@@ -16,17 +16,19 @@ _PUBLIC = {
     "CounterFlow": "counterflow.model",
     "simulate_screen": "counterflow.data.simulate",
     "read_h5ad": "counterflow.data.files",
-    "doctor": "counterflow.data.doctor",
+    "doctor": "counterflow.diagnosis.doctor",
     "build_split": "counterflow.data.splits",
     "Split": "counterflow.data.split_file",
     "choose_genes": "counterflow.data.genes",
     "audit_model": "counterflow.evaluate.audit",
     "poison_test": "counterflow.evaluate.poison",
     "choose_guidance": "counterflow.evaluate.guidance",
+    "kept_cells": "counterflow.data.dropping",
     "CounterflowError": "counterflow.errors",
     "DataError": "counterflow.errors",
     "ConfigError": "counterflow.errors",
     "CheckpointError": "counterflow.errors",
+    "CounterflowWarning": "counterflow.errors",
 }
 _ROOMS = ("backbones", "conditions", "data", "evaluate", "flow", "nn", "pl", "spaces")
 

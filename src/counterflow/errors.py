@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -20,6 +21,15 @@ class ConfigError(CounterflowError):
 
 class CheckpointError(CounterflowError):
     """A saved model is damaged, incomplete, or from another version."""
+
+
+class CounterflowWarning(UserWarning):
+    """Something that does not stop the work, but changes what it means. The command line prints it to stderr, once."""
+
+
+def warn(text: str, above: int = 1) -> None:
+    """Warn of something as if it stood `above` calls above the function that says it."""
+    warnings.warn(text, CounterflowWarning, stacklevel=2 + above)
 
 
 def near(name: object, options: Iterable[object], *, most: int = 8) -> str:

@@ -10,14 +10,14 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from counterflow.conditions.features import feature_table
+from counterflow.conditions.features import check_names, feature_table
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.datamodule import Cells, Conditions, StepDataset
 from counterflow.data.kriging import KrigedRule, MeasuredEffects
 from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.sampler import Sampler, build_groups
 from counterflow.data.schema import Setup
-from counterflow.data.screen import Screen
+from counterflow.data.screen import Screen, describe
 from counterflow.data.split_file import SEPARATOR
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.types import ConditionIds, ConditionSpec
@@ -51,6 +51,8 @@ _ENOUGH_FEATURED = 3  # with fewer measured entities that have features, nothing
 def fit_features(features: str | pd.DataFrame, cells: Screen, seed: int, ledger: Ledger) -> pd.DataFrame:
     """What is known of a perturbation before it was measured: handed in, or learnt from the controls among the training cells."""
     controls = cells.rows(cells.is_control)
+    if isinstance(features, pd.DataFrame):
+        check_names(features, {part for code in np.unique(cells.condition) for part in cells.conditions[code].parts}, _ENOUGH_FEATURED)
     if isinstance(features, pd.DataFrame) and "fitted_on" in features.attrs:
         ledger.record("features", CellKeys.of(list(features.attrs["fitted_on"])))
     elif isinstance(features, pd.DataFrame):
@@ -134,9 +136,9 @@ def training_steps(
         table = torch.zeros(len(specs), *states(np.arange(1)).shape[1:])
     else:
         table = torch.from_numpy(np.array([shift(spec) for spec in specs], dtype=np.float32))
-    return StepDataset(
-        Sampler(groups, n_sets=n_sets, set_size=set_size, seed=seed), cells, Conditions(_plain(ids), table), start=start, stop=stop
-    )
+    called = [f"{describe(specs[c], setup)} {names[k]}".rstrip() for c, k in zip(groups.condition, groups.context, strict=True)]
+    sampler = Sampler(groups, n_sets=n_sets, set_size=set_size, seed=seed)
+    return StepDataset(sampler, cells, Conditions(_plain(ids), table), start=start, stop=stop, names=called)
 
 
 def _plain(ids: ConditionIds) -> ConditionIds:

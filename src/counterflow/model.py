@@ -18,6 +18,7 @@ from counterflow import spaces
 from counterflow.assembly import assemble, resolve
 from counterflow.backbones import reads_order
 from counterflow.compiling import check_compiler, compiled
+from counterflow.data.dropping import kept_cells
 from counterflow.data.genes import chosen_genes, select_genes
 from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.schema import Setup, declare, setup_of
@@ -26,12 +27,14 @@ from counterflow.errors import ConfigError, near
 from counterflow.evaluate.audit import audit_model
 from counterflow.fitting import feature_order, fit_features, fit_gene_rule, fit_space, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
+from counterflow.footprint import Footprint, check_memory, footprint
+from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
 from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, displaced, made_by, new_cells, stack, to_anndata
 from counterflow.recentring import Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
-from counterflow.requests import check_n_cells, matching_rows, requested_specs, support_labels, trusted
+from counterflow.requests import check_library, check_n_cells, matching_rows, requested_specs, support_labels, trusted
 from counterflow.spaces.base import StateSpace
 from counterflow.spaces.counts import distinct_names
 from counterflow.types import ConditionIds, ConditionSpec
@@ -121,6 +124,8 @@ class CounterFlow:
 
     def _read(self, adata: AnnData, perturbation_features: str | pd.DataFrame, space: Any) -> None:
         self.setup = setup_of(adata)
+        n_given, adata = adata.n_obs, kept_cells(adata)
+        self.adata = adata
         self.ledger = ledger = Ledger()
         screen = read_screen(adata, self.setup, chosen_genes(adata, ledger))
         train = screen.rows(screen.split == "train")
@@ -156,6 +161,8 @@ class CounterFlow:
             "control_cells": int(train.is_control.sum()),
             "held_out_cells": int((screen.split == "test").sum()),
         }
+        if n_given > adata.n_obs:
+            self.trained_on["dropped_cells"] = n_given - adata.n_obs
 
     @classmethod
     def setup_anndata(
@@ -173,6 +180,8 @@ class CounterFlow:
         library_size_key: str | None = None,
         delimiter: str = "+",
         split_key: str | None = None,
+        drop_missing: bool = False,
+        drop_empty_cells: bool = False,
     ) -> None:
         """Declare what the columns and the matrix of `adata` are; verified now, stored in ``adata.uns["_counterflow"]``.
 
@@ -196,6 +205,8 @@ class CounterFlow:
             Joins the parts of a combination.
         split_key
             Column with ``train``, ``val``, ``test``; everything is fitted on ``train`` only.
+        drop_missing, drop_empty_cells
+            Leave out cells without a value in a declared column, or without a count; how many is said, and kept in `trained_on`.
 
         Raises
         ------
@@ -220,6 +231,8 @@ class CounterFlow:
         early_stopping: bool = False,
         resume_from: str | os.PathLike[str] | None = None,
         *,
+        force_data: bool = False,
+        memory_limit: float | None = None,
         max_seconds: float | None = None,
         set_size: int = 64,
         compile: bool = False,
@@ -247,6 +260,10 @@ class CounterFlow:
             Stop when the loss on the ``val`` cells of `split_key` no longer falls.
         resume_from
             ``checkpoints/last.ckpt`` of an interrupted run of the same model; nothing else is read from it than tensors.
+        force_data
+            Resume although the cells are not those that the checkpoint was trained on.
+        memory_limit
+            Gigabytes the fit may take, by an estimate made before it begins; ``None``: what is free.
         compile
             Train through `torch.compile`, for long fits: starts after a minute or more, then may run faster. Needs a C++ compiler.
         run_dir
@@ -269,6 +286,7 @@ class CounterFlow:
             raise ConfigError("early_stopping=True needs cells to watch: mark some perturbed cells 'val' in the column of split_key")
         if compile:
             check_compiler()
+        check_memory(self.memory_needed(), memory_limit)
         from counterflow import training  # noqa: F401  Lightning takes seconds to import: not on the clock
 
         started = time_module.process_time()
@@ -304,10 +322,20 @@ class CounterFlow:
             recipe = replace(recipe, plan=plan | {"stop": recipe.steps_within(left, cells, states)})
         self.n_steps_trained = recipe.plan["stop"]
         files = {"early_stopping": early_stopping, "run_dir": run_dir, "resume_from": resume_from, "callbacks": callbacks}
+        if run_dir is not None or resume_from is not None:
+            files |= {"data": cells.fingerprint, "force_data": force_data}
         self.module, rule, self.history = recipe.fit(cells, states, self._validation_cells(), **files)
         self.rule = None if rule is None else Recentring(rule, fit_gene_rule(cells, ledger))
         self.trust = {} if rule is None else recipe.trust(cells, states, self.module, rule)
         self.is_trained = True
+
+    def memory_needed(self) -> Footprint:
+        """What a fit will need, roughly."""
+        counts, size = self._train_cells.counts, int(np.prod(self.space.state_shape))
+        n_weights = sum(weight.numel() for weight in self.module.parameters())
+        batch = {} if self.config["backbone"] == "mlp" else {"batch": MOST_KEPT}
+        n_cells, n_genes = counts.shape
+        return footprint(n_cells, n_genes, counts.nnz, space=self.config["space"], state_size=size, n_weights=n_weights, **batch)
 
     def _validation_cells(self) -> tuple[Screen, Callable[[np.ndarray], Tensor]] | None:
         chosen = self._validation_rows()
@@ -342,6 +370,7 @@ class CounterFlow:
         guidance_interval: tuple[float, float] | None = None,
         seed: int = 0,
         on_unknown: Literal["error", "mean"] = "error",
+        missing_genes: Literal["error", "zero"] = "error",
         compile: bool = False,
     ) -> AnnData:
         """Control cells as they would look under other conditions.
@@ -363,6 +392,8 @@ class CounterFlow:
             Of counting noise and source noise. A cell's draw depends on the seed and the cell alone.
         on_unknown
             A perturbation without identity and features: ``error``, or ``mean`` effect with the support label ``unknown``.
+        missing_genes
+            Where `adata` lacks genes of the model: an ``error``, or ``zero`` counts (of a tenth of the genes at most).
         compile
             Sample through `torch.compile`: starts after a minute or more, then may run faster. States agree to rounding, so that now and
             then a count differs by one. Needs a C++ compiler.
@@ -379,7 +410,7 @@ class CounterFlow:
         how.resolve(self.config["source"])
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
-        cells, obs, var = self._controls(adata)
+        cells, obs, var = self._controls(adata, missing_genes)
         names, cells = cells.cells, replace(cells, cells=distinct_names(cells.cells))
         device = next(self.module.parameters()).device
         blocks = []
@@ -443,7 +474,8 @@ class CounterFlow:
             support = support_labels(spec, some, self.vocabulary)
             correction = self._correction(spec, some, support, how)
             counts, expected = new_cells(self.module, self.space, some, library, self._ids(spec, some), correction, how, device)
-            named = describe_rows(obs.iloc[rows], spec, self.setup, [f"new{n}" for n in range(n_cells)], support)
+            first = n_cells * specs[:i].count(spec)  # asked for in another context before
+            named = describe_rows(obs.iloc[rows], spec, self.setup, [f"new{first + n}" for n in range(n_cells)], support)
             blocks.append(
                 to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, made_by(self.config, how, specs, self.setup))
             )
@@ -486,10 +518,11 @@ class CounterFlow:
         if not self.is_trained:
             raise ConfigError("the model is not trained: call model.train() first")
 
-    def _controls(self, adata: AnnData | None) -> tuple[Screen, pd.DataFrame, pd.DataFrame]:
+    def _controls(self, adata: AnnData | None, missing_genes: str) -> tuple[Screen, pd.DataFrame, pd.DataFrame]:
         if adata is not None:
-            cells, positions = read_cells(adata, self.setup, self.genes)
-            return cells, adata.obs.iloc[positions], adata.var.loc[list(self.genes)]
+            cells, positions = read_cells(adata, self.setup, self.genes, missing_genes=missing_genes)
+            check_library(cells, adata.var_names.difference(self.genes, sort=False), self.reference, self.setup)
+            return cells, adata.obs.iloc[positions], adata.var.reindex(list(self.genes))
         if self.adata is None:
             return self.reference.cells(self.setup, self.genes)
         chosen = self._screen.is_control & (self._screen.split == "train")
@@ -567,6 +600,7 @@ class CounterFlow:
     def attach(self, adata: AnnData) -> None:
         """Give a loaded model data to predict from; declared as the training data were, if it is not yet."""
         declare(adata, self.setup)
+        adata = kept_cells(adata)
         self._screen = read_screen(adata, self.setup, self.genes)
         self._train_cells = self._screen.rows(self._screen.split == "train")
         self.adata = adata

@@ -9,10 +9,11 @@ import pandas as pd
 
 from counterflow.calibration import KINDS, kind_of
 from counterflow.conditions.vocabulary import Vocabulary
-from counterflow.data.schema import Setup
+from counterflow.data.schema import Setup, listed
 from counterflow.data.screen import Screen, read_specs, requested
-from counterflow.errors import ConfigError, DataError, near
+from counterflow.errors import ConfigError, DataError, near, warn
 from counterflow.recentring import NONE, Trust
+from counterflow.reference import Reference
 from counterflow.types import ConditionSpec
 
 SUPPORT = ("seen", "components-seen", "features-only", "unseen-context", "unknown")
@@ -38,7 +39,15 @@ def requested_specs(
             "perturbation_features=<DataFrame> that has a row for them, or accept the mean effect with on_unknown='mean'"
         )
     chosen = table.drop(columns=[key for key in (setup.perturbation_key, setup.dose_key, setup.time_key) if key in table])
-    return specs, chosen.astype(str)  # column by column: a row of an integer and a fraction would be two fractions
+    chosen = chosen.astype(str)  # column by column: a row of an integer and a fraction would be two fractions
+    asked: dict[tuple[object, ...], int] = {}
+    for i, spec in enumerate(specs):
+        asked.setdefault((spec, *chosen.iloc[i]), i)
+    rows = list(asked.values())
+    if len(rows) < len(specs):
+        text = f"{len(specs) - len(rows)} of the {len(specs)} conditions were asked for before ('B+A' is 'A+B'): each is answered once"
+        warn(text, above=2)
+    return [specs[i] for i in rows], chosen.iloc[rows].reset_index(drop=True)
 
 
 def check_n_cells(n_cells: int | None) -> None:
@@ -55,6 +64,29 @@ def matching_rows(obs: pd.DataFrame, wanted: Mapping[str, object]) -> np.ndarray
         if not keep.any():
             raise DataError(f"no control cell has {key} = {level!r}: {near(level, sorted(obs[key].astype(str).unique()))}")
     return np.flatnonzero(keep)
+
+
+_SHARE, _DEPTH = 1.25, 3.0  # factors beyond which given cells are not counted as the training cells were
+
+
+def check_library(cells: Screen, extra_genes: Sequence[str], reference: Reference, setup: Setup) -> None:
+    """Warn where cells to start from have library sizes of another kind than the training cells: over other genes, or far from them."""
+    logs = np.array([mean for mean, _ in reference.log_library.values()])
+    given, usual = float(np.exp(np.log(np.maximum(cells.library, 1.0)).mean())), float(np.exp(logs.mean()))
+    held = float(reference.library.sum())
+    share = float(cells.counts.sum()) / max(float(cells.library.sum()), 1.0)
+    trained = float(reference.counts.sum()) / held if held else share
+    if setup.library_size_key is None and not 1 / _SHARE < share / max(trained, 1e-9) < _SHARE:
+        warn(
+            f"the model's genes hold {share:.0%} of the counts of these cells, and {trained:.0%} of those of the training cells: library "
+            "sizes are sums over the genes of a file, so effects come out on another scale. Give cells with the training file's genes, "
+            "or fit with library_size_key",
+            above=3,
+        )
+    elif not 1 / _DEPTH < given / usual < _DEPTH:
+        warn(f"these cells have {given:,.0f} counts on average, the training cells {usual:,.0f}: far from what the model knows", above=3)
+    elif len(extra_genes) and trained > 0.999 and held:
+        warn(f"{len(extra_genes)} genes of these cells are not the model's (first: {listed(extra_genes)}): they are left out", above=3)
 
 
 def support_labels(spec: ConditionSpec, cells: Screen, vocabulary: Vocabulary) -> list[str]:

@@ -112,8 +112,8 @@ class RunDirectory:
         """Replace run.json."""
         self.facts.write_text(json.dumps(dict(facts), indent=1) + "\n", encoding="utf-8")
 
-    def check_same(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        """A resumed run must have the options, the data and the split it was started with."""
+    def check_same(self, config: Mapping[str, Any], facts: Mapping[str, Any], *, force_data: bool = False) -> dict[str, Any]:
+        """A resumed run must have the options, the data and the split it was started with; returns what is to be kept of changes."""
         changed = _differences(yaml.safe_load(self.config.read_text(encoding="utf-8")), config)
         if changed:
             raise ConfigError(
@@ -122,9 +122,15 @@ class RunDirectory:
             )
         before = json.loads(self.facts.read_text(encoding="utf-8"))
         if before["data"]["sha256"] != facts["data"]["sha256"]:
-            raise DataError(f"the data changed since this run was started ({before['data']['path']}): start anew with --overwrite")
+            if not force_data:
+                raise DataError(
+                    f"the data changed since this run was started ({before['data']['path']}): start anew with --overwrite, "
+                    "or go on with --force_data"
+                )
+            return {"data_before": [*before.get("data_before", []), before["data"]]}
         if before["split_hash"] != facts["split_hash"]:
             raise DataError("the split changed since this run was started: start anew with --overwrite")
+        return {"data_before": before["data_before"]} if "data_before" in before else {}
 
     @contextmanager
     def keep_metrics(self, resuming: bool) -> Iterator[None]:

@@ -28,7 +28,9 @@ from counterflow.diffusion.module import DiffusionModule
 from counterflow.errors import CheckpointError, DataError
 from counterflow.module import FlowModule
 from counterflow.threads import threads_for
-from counterflow.types import Batch
+from counterflow.types import Batch, ConditionIds
+
+_LOOK_EVERY = 20  # steps between looks at the loss on an accelerator
 
 Objective: TypeAlias = FlowModule | DiffusionModule
 Steps: TypeAlias = StepDataset | ImageSteps
@@ -37,9 +39,13 @@ Steps: TypeAlias = StepDataset | ImageSteps
 class FlowTraining(L.LightningModule):
     """One optimiser step of whatever has a loss. Noise and times come from (seed, step), so a resumed run repeats the same bits."""
 
-    def __init__(self, module: Objective, *, lr: float, weight_decay: float, max_steps: int, warmup: int, seed: int) -> None:
+    def __init__(
+        self, module: Objective, *, lr: float, weight_decay: float, max_steps: int, warmup: int, seed: int,
+        names: Sequence[str] = (), data: str | None = None, checkpoint: Path | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.module = module
+        self.names, self.data, self.checkpoint = names, data, checkpoint
         self.lr, self.weight_decay, self.max_steps, self.warmup, self.seed = lr, weight_decay, max_steps, warmup, seed
 
     def step_generator(self, step: int) -> torch.Generator:
@@ -50,13 +56,41 @@ class FlowTraining(L.LightningModule):
         """Loss of one batch; stops the run when it is not finite."""
         del batch_idx
         loss = self.module.loss(batch, self.step_generator(self.global_step))
-        if self.global_step % 20 == 0 and not torch.isfinite(loss):
-            raise DataError(
-                f"the loss became {float(loss.detach())} at step {self.global_step}: "
-                f"lower lr (now {self.lr:g}) or look for outliers in the data"
-            )
+        looked_at = loss.device.type == "cpu" or self.global_step % _LOOK_EVERY == 0  # asking an accelerator makes it wait
+        if looked_at and not torch.isfinite(loss):
+            raise DataError(self._not_finite(f"the loss became {float(loss.detach())}", batch))
         self.log("train_loss", loss, prog_bar=True)
         return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Nothing that is not finite replaces a good checkpoint; the data are noted, so that a run is resumed on the same ones."""
+        self.check_weights()
+        checkpoint["data"] = self.data
+
+    def check_weights(self) -> None:
+        """Raise if a weight is not finite."""
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.parameters()):
+            raise DataError(self._not_finite("weights became NaN or infinite", None))
+
+    def _not_finite(self, what: str, batch: Batch | None) -> str:
+        sets = "" if batch is None else self._odd_sets(batch)
+        kept = ""
+        if self.checkpoint is not None and self.checkpoint.is_file():
+            kept = f"; the last good checkpoint is kept: {os.fspath(self.checkpoint)}"
+        return f"{what} at step {self.global_step}{sets}: lower lr (now {self.lr:g}) or look for outliers in the data{kept}"
+
+    @torch.no_grad()
+    def _odd_sets(self, batch: Batch) -> str:
+        """Which sets of a batch have a loss that is not finite, by the names of their groups."""
+        odd = []
+        for group in batch.group.unique().tolist():
+            rows = batch.group == group
+            ids = ConditionIds(*(column[rows] for column in batch.ids))
+            control = None if batch.control is None else batch.control[rows]
+            part = Batch(batch.target[rows], control, ids, batch.group[rows], batch.library[rows])
+            if not torch.isfinite(self.module.loss(part, self.step_generator(self.global_step))):
+                odd.append(self.names[group] if group < len(self.names) else str(group))
+        return f" in {len(odd)} of its sets ({', '.join(map(repr, odd[:3]))})" if odd else ""
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss on validation conditions with the same noise every time."""
@@ -102,15 +136,19 @@ def fit(
     precision: Any = "32-true",
     compile: bool = False,
     callbacks: Sequence[L.Callback] = (),
+    data: str | None = None,
+    force_data: bool = False,
     **trainer_kwargs: Any,
 ) -> list[dict[str, float]]:
     """Train `module` in place (it ends with the averaged weights) and return the logged history.
 
     With `run_dir`, a CSV log and ``checkpoints/last.ckpt`` (for resuming this run only; share the saved model instead) are kept.
+    `data`, a fingerprint, goes into the checkpoint; a run on other data is resumed with `force_data` only.
     """
     training = FlowTraining(
-        module, lr=lr, weight_decay=weight_decay, max_steps=train.stop, warmup=min(1000, max(1, train.stop // 20)), seed=seed
-    )
+        module, lr=lr, weight_decay=weight_decay, max_steps=train.stop, warmup=min(1000, max(1, train.stop // 20)), seed=seed,
+        names=getattr(train, "names", ()), data=data, checkpoint=None if run_dir is None else Path(run_dir) / "checkpoints" / "last.ckpt",
+    )  # fmt: skip
     history = History()
     own: list[L.Callback] = [WeightAveraging(avg_fn=ema_update), history]
     check_every = max(1, min(train.stop // 20, len(train)))
@@ -126,7 +164,7 @@ def fit(
     if progress:
         own.append(_progress_bar())
     if resume_from is not None:
-        train.start = _step_of(resume_from)
+        train.start = _step_of(resume_from, data, force_data)
     module.train()
     with _quiet_lightning(), threads_for(module), compiled(module.backbone, compile):
         trainer = L.Trainer(
@@ -157,6 +195,7 @@ def fit(
         )
     if trainer.interrupted:
         raise KeyboardInterrupt
+    training.check_weights()
     module.eval()
     return history.rows
 
@@ -181,14 +220,21 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _step_of(checkpoint: str | os.PathLike[str]) -> int:
-    """The number of optimiser steps behind a checkpoint; the batches go on from there."""
+def _step_of(checkpoint: str | os.PathLike[str], data: str | None, force_data: bool) -> int:
+    """The number of optimiser steps behind a checkpoint of the same data; the batches go on from there."""
     if not Path(checkpoint).is_file():
         raise CheckpointError(f"nothing to resume from: {os.fspath(checkpoint)!r} does not exist")
     try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        step, before = int(content["global_step"]), content.get("data")
     except (RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
         raise CheckpointError(f"{os.fspath(checkpoint)!r} is not a checkpoint of a run, or is damaged: {error}") from None
+    if not force_data and data is not None and before not in (None, data):
+        raise DataError(
+            f"the data changed since {os.fspath(checkpoint)!r} was written (fingerprint {before[:12]}, now {data[:12]}): resume with the "
+            "same data, start anew, or go on with force_data=True"
+        )
+    return step
 
 
 class History(L.Callback):

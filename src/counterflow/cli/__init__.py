@@ -8,9 +8,12 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from counterflow.errors import ConfigError, CounterflowError, near
+from counterflow.errors import ConfigError, CounterflowError, CounterflowWarning, near
 
 HELP = """counterflow: what would these control cells look like under another perturbation?
 
@@ -59,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     debug = "--debug" in words
     try:
-        _run(words)
+        with _warnings_as_lines("--quiet" in words):
+            _run(words)
     except CounterflowError as error:
         return _fail(f"error: {error}", 2, debug)
     except SystemExit as end:  # --help and --print_config of a verb
@@ -82,6 +86,25 @@ def _run(words: list[str]) -> None:
     if words[0] not in VERBS:
         raise ConfigError(f"counterflow has no verb {words[0]!r}: {near(words[0], VERBS)}")
     importlib.import_module(f"counterflow.cli.{words[0]}").run(words[1:])
+
+
+@contextmanager
+def _warnings_as_lines(quiet: bool) -> Iterator[None]:
+    """What does not stop a verb is one line on stderr, said once."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if not issubclass(category, CounterflowWarning):
+            before(message, category, *rest, **named)
+        elif not quiet and str(message) not in said:
+            said.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+        warnings.simplefilter("always", CounterflowWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _fail(text: str, code: int, debug: bool) -> int:

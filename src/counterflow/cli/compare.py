@@ -8,7 +8,8 @@ from typing import Any
 from jsonargparse import Namespace
 
 from counterflow.cli.parser import VerbParser
-from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, read_data, setup_from
+from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, read_data, setup_from
+from counterflow.data.schema import declare
 from counterflow.errors import ConfigError
 
 EXAMPLE = """  counterflow compare screen.h5ad --setup.perturbation_key gene --setup.control non-targeting \\
@@ -51,8 +52,10 @@ def run(argv: Sequence[str]) -> None:
     path = data_path(options)
     adata = read_data(path)
     declared = setup_from(options, path)
+    adata = only_kept(adata, declared)
+    declare(adata, declared)
     if options.split is None and declared.split_key is None:
-        from counterflow.data.doctor import suggest_split
+        from counterflow.diagnosis.proposal import suggest_split
 
         options.split = suggest_split(adata.obs, declared)
         terminal.say(f"no --split: taking {options.split}, which this screen can carry")

@@ -20,7 +20,7 @@ def parser() -> VerbParser:
 
 def run(argv: Sequence[str]) -> None:
     """Print the diagnosis."""
-    from counterflow.data.doctor import doctor
+    from counterflow.diagnosis.doctor import doctor
 
     options, terminal = parser().parse(argv)
     with terminal.working(f"looking at {options.file}"):

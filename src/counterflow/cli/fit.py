@@ -17,9 +17,10 @@ from jsonargparse import Namespace
 
 from counterflow.cli import Stopped
 from counterflow.cli.parser import VerbParser
-from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, read_data, setup_from
+from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, read_data, setup_from
 from counterflow.cli.terminal import Terminal, describe_trust
 from counterflow.errors import ConfigError, near
+from counterflow.footprint import check_memory
 from counterflow.run import RunDirectory, fingerprint, versions
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ EXAMPLE = """  counterflow fit screen.h5ad --setup.perturbation_key gene --setup
       --split unseen_combination --model.backbone mlp --train.max_steps 2000 --out runs/first
   counterflow fit --config configs/norman.yaml --out runs/norman"""
 
-_OF_THE_CALL = ("json", "quiet", "verbose", "debug", "config", "resume", "overwrite", "file")  # not options of the fit
+_OF_THE_CALL = ("json", "quiet", "verbose", "debug", "config", "resume", "overwrite", "force_data", "file")  # not options of the fit
 
 
 def parser() -> VerbParser:
@@ -46,10 +47,11 @@ def parser() -> VerbParser:
     add_screen_options(verb)
     verb.option("out", str | None, None, "the run directory")
     verb.flag("resume", "go on with an interrupted run in --out")
+    verb.flag("force_data", "resume although the data changed; run.json keeps what they were before")
     verb.flag("overwrite", "replace the run in --out")
     verb.call("model", CounterFlow.__init__, skip=("seed",))
     verb.option("model.seed", int | None, None, "seed of everything random in the fit (default: --seed)")
-    verb.call("train", CounterFlow.train, skip=("run_dir", "resume_from", "progress"))
+    verb.call("train", CounterFlow.train, skip=("run_dir", "resume_from", "progress", "force_data"))
     verb.option("train.trainer_kwargs", dict[str, Any] | None, None, "further options of lightning.Trainer")
     return verb
 
@@ -71,17 +73,26 @@ def run(argv: Sequence[str]) -> None:
     with terminal.working(f"reading {path}"):
         adata = read_data(path)
     declared = setup_from(options, path)
+    n_given, adata = adata.n_obs, only_kept(adata, declared)
     data = fingerprint_after_checks(adata, declared, path)
     setup, split = declare_and_split(adata, declared, options)
     terminal.detail(f"declared: {setup}")
     with terminal.working("preparing the model"):
         model = _build(adata, options)
+    if n_given > adata.n_obs:
+        model.trained_on["dropped_cells"] = n_given - adata.n_obs
 
     trainer_options = _check_trainer(options)
+    needed = model.memory_needed()
+    check_memory(needed, options.train.memory_limit)
+    terminal.say(f"memory: {needed}")
 
     config, facts = resolved(options, path), _facts(options, data, split, adata, setup.split_key)
     if options.resume:
-        folder.check_same(config, facts)
+        facts |= folder.check_same(config, facts, force_data=options.force_data)
+        folder.write_facts(facts)
+        if options.force_data and split is not None:
+            folder.split.write_text(split.to_json() + "\n", encoding="utf-8")
     else:
         folder.start(config, facts, None if split is None else split.to_json())
     if setup.split_key is None:
@@ -161,7 +172,14 @@ def _train(model: CounterFlow, options: Namespace, trainer_options: dict[str, An
     begun = time.perf_counter()
     try:
         with stoppable(folder), folder.keep_metrics(resume_from is not None):
-            model.train(**arguments, resume_from=resume_from, run_dir=folder.path, progress=terminal.progress, **trainer_options)
+            model.train(
+                **arguments,
+                resume_from=resume_from,
+                force_data=options.force_data,
+                run_dir=folder.path,
+                progress=terminal.progress,
+                **trainer_options,
+            )
     except Exception:
         folder.drop_if_empty()
         raise

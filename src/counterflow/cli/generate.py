@@ -78,7 +78,8 @@ def _cells(model: CounterFlow, options: Namespace) -> AnnData:
     controls = None if options.controls is None else read_data(options.controls)
     return model.predict(
         controls, conditions, n_cells=options.n_cells, solver=options.solver, n_steps=options.n_steps, guidance=options.guidance,
-        guidance_kind=options.guidance_kind, seed=options.seed, on_unknown=options.on_unknown, compile=options.compile,
+        guidance_kind=options.guidance_kind, seed=options.seed, on_unknown=options.on_unknown,
+        missing_genes=options.missing_genes, compile=options.compile,
     )  # fmt: skip
 
 

@@ -51,6 +51,7 @@ def describe(manifest: dict[str, Any]) -> dict[str, Any]:
         "dose and time": [key for key in (setup["dose_key"], setup["time_key"]) if key],
         "trained on cells": training["cells"],
         "held-out cells": training["held_out_cells"],
+        **({"cells left out": training["dropped_cells"]} if "dropped_cells" in training else {}),
         "conditions seen": training["conditions"],
         "perturbations known": manifest["vocabulary"]["entities"],
         "trust": describe_trust(manifest["trust"], manifest["config"]["anchor"]),

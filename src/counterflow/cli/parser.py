@@ -76,6 +76,7 @@ class VerbParser:
 
     def parse(self, argv: Sequence[str]) -> tuple[Namespace, Terminal]:
         """The options, or ConfigError naming what is wrong with them."""
+        argv = [self._with_underscores(word) for word in argv]
         for word in argv:
             if word.startswith("--"):
                 self._check_flag(word)
@@ -86,6 +87,12 @@ class VerbParser:
         except ArgumentError as error:
             raise ConfigError(self._explain(str(error))) from None
         return options, Terminal(as_json=options.json, quiet=options.quiet, verbose=options.verbose)
+
+    def _with_underscores(self, word: str) -> str:
+        """`--n-cells` is `--n_cells`."""
+        name, equals, value = word.partition("=")
+        known = name[2:].replace("-", "_")
+        return f"--{known}{equals}{value}" if word.startswith("--") and not self._known(name[2:]) and self._known(known) else word
 
     def _check_flag(self, word: str) -> None:
         name = word[2:].split("=")[0].removesuffix("+")

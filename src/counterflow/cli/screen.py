@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 
 from counterflow.cli.parser import VerbParser
 from counterflow.data.schema import Setup, declare
-from counterflow.errors import ConfigError, near
+from counterflow.errors import ConfigError, near, warn
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -52,6 +52,16 @@ def read_data(path: str) -> AnnData:
     from counterflow.data.files import read_h5ad
 
     return read_h5ad(path)
+
+
+def only_kept(adata: AnnData, setup: Setup) -> AnnData:
+    """The cells that the declaration keeps; how many it leaves out is said on stderr."""
+    from counterflow.data.dropping import kept_cells
+
+    kept = kept_cells(adata, setup)
+    if kept.n_obs < adata.n_obs:
+        warn(f"{adata.n_obs - kept.n_obs} of {adata.n_obs} cells are left out: no label (drop_missing) or no count (drop_empty_cells)")
+    return kept
 
 
 def setup_from(options: Namespace, path: str) -> Setup:

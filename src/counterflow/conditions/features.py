@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from counterflow.errors import ConfigError, DataError, near
+from counterflow.errors import ConfigError, DataError, near, warn
 
 FEATURES = ("coexpression", "learned")
 
@@ -48,6 +48,27 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
         raise DataError("perturbation_features holds NaN or infinite values: drop these rows (a missing row is allowed)")
     spread = values.std().replace(0, 1).fillna(1)
     return (values - values.mean()) / spread
+
+
+def check_names(table: pd.DataFrame, perturbations: Collection[str], enough: int) -> None:
+    """Refuse a table that names no perturbation of the screen; warn of one that names too few to learn from."""
+    rows = list(map(str, table.index))
+    named = set(rows) & set(perturbations)
+    if named and len(named) < min(enough, len(perturbations)):
+        warn(f"perturbation_features names {len(named)} of {len(perturbations)} perturbations: too few to predict others from", above=4)
+    if named or not perturbations:
+        return
+    first = sorted(perturbations)[0]
+    ids = " (one side has Ensembl ids, the other gene symbols)" if _ensembl(rows) != _ensembl(perturbations) else ""
+    listed = ", ".join(map(repr, rows[:3])) if rows else "nothing"
+    raise DataError(
+        f"perturbation_features names none of the {len(perturbations)} perturbations of this screen: its index holds {listed}{ids}; "
+        f"for {first!r} {near(first, rows)}"
+    )
+
+
+def _ensembl(names: Collection[str]) -> bool:
+    return any(name.startswith("ENS") for name in names)
 
 
 def coexpression(control_log1p: sparse.csr_matrix, genes: Sequence[str], *, n_components: int = 32, seed: int = 0) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,9 +34,10 @@ class Conditions:
 class StepDataset(IterableDataset[Batch]):
     """Batches number `start` to `stop`; each is a pure function of the sampler's seed and its number."""
 
-    def __init__(self, sampler: Sampler, cells: Cells, conditions: Conditions, *, start: int, stop: int) -> None:
+    def __init__(self, sampler: Sampler, cells: Cells, conditions: Conditions, *, start: int, stop: int, names: Sequence[str] = ()) -> None:
         self.sampler, self.cells, self.conditions = sampler, cells, conditions
         self.start, self.stop = start, stop
+        self.names = names  # of the groups, for messages
 
     def __len__(self) -> int:
         return self.stop  # of the whole run: Lightning counts the batches before a resumed `start`, too

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from counterflow.errors import DataError, near
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32026: "blosc2"}
+"""Compressions of HDF5 that need the package hdf5plugin, by their registered numbers."""
 
 
 def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
@@ -19,18 +24,11 @@ def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
     Raises
     ------
     DataError
-        If the file is missing, empty, truncated, or not an h5ad file.
+        If the file is missing, empty, truncated, not an h5ad file, compressed in a way that cannot be read here, or damaged.
     """
     file = Path(path)
     shown = repr(os.fspath(path))
-    if not file.exists():
-        here = [other.name for other in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise DataError(f"{shown} does not exist: {near(file.name, sorted(name for name in here if name.endswith('.h5ad')))}")
-    if file.is_dir():
-        raise DataError(f"{shown} is a directory: give one .h5ad file")
-    size = file.stat().st_size
-    if size == 0:
-        raise DataError(f"{shown} is not an h5ad file (0 bytes): copy it again")
+    _check_there(file, shown)
     import anndata
     import h5py
 
@@ -38,18 +36,130 @@ def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
         with h5py.File(file, "r") as handle:
             if "X" not in handle and "layers" not in handle:
                 raise DataError(f"{shown} is an HDF5 file, but holds no AnnData (no X, no layers)")
+            _check_filters(handle, shown)
     except OSError as error:
-        if "truncated" in str(error):
-            raise DataError(f"{shown} is truncated ({size / 1e6:.1f} MB): copy it again") from None
-        raise DataError(f"{shown} is not an h5ad file ({error})") from None
+        raise DataError(_why_not_opened(error, file.stat().st_size, shown)) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return anndata.read_h5ad(file)
         except Exception as error:
-            raise DataError(
-                f"{shown} cannot be read ({type(error).__name__}: {_first_line(error)}): the file is damaged or incomplete"
-            ) from error
+            raise DataError(_why_not_read(error, file, shown)) from error
+
+
+def _check_there(file: Path, shown: str) -> None:
+    """Refuse what is no file with content."""
+    try:
+        if file.is_dir():
+            raise DataError(f"{shown} is a directory: give one .h5ad file")
+        if not file.exists():
+            raise DataError(f"{shown} does not exist{_near_files(file)}")
+        size = file.stat().st_size
+    except (OSError, ValueError) as error:  # names that are too long, or hold a null character
+        raise DataError(f"{shown} cannot be opened: {getattr(error, 'strerror', None) or error}") from None
+    if size == 0:
+        raise DataError(f"{shown} is not an h5ad file (0 bytes): copy it again")
+
+
+def _near_files(file: Path) -> str:
+    if not file.parent.is_dir():
+        return f": there is no folder {os.fspath(file.parent)!r}"
+    here = sorted(other.name for other in file.parent.iterdir() if other.name.endswith(".h5ad"))
+    return f": {near(file.name, here)}" if here else f", and no .h5ad file is in {os.fspath(file.parent)!r}"
+
+
+def _why_not_opened(error: OSError, size: int, shown: str) -> str:
+    text = str(error)
+    if "truncated" in text:
+        whole = re.search(r"stored_eof = (\d+)", text)
+        of = f" of {int(whole[1]) / 1e6:.3g} MB" if whole else " MB"
+        return f"{shown} is truncated ({size / 1e6:.3g}{of}): copy it again"
+    if "signature not found" in text:
+        return f"{shown} is not an h5ad file ({size:,} bytes of something else)"
+    return f"{shown} is not an h5ad file, or is damaged ({_first_line(error)})"
+
+
+def _check_filters(handle: Any, shown: str) -> None:
+    """Every compression in the file must be known here, else reading stops in the middle with a message about a plugin folder."""
+    import h5py
+
+    for name, dataset in _datasets(handle):
+        plan = dataset.id.get_create_plist()
+        for i in range(plan.get_nfilters()):
+            number = plan.get_filter(i)[0]
+            if not h5py.h5z.filter_avail(number) and not _plugin_provides(number):
+                kind = FILTERS.get(number, f"HDF5 filter {number}")
+                advice = "pip install 'counterflow[big]'" if number in FILTERS else "write the file again without it"
+                raise DataError(f"{shown} is compressed with {kind} ({name}), which cannot be read here: {advice}")
+
+
+def _plugin_provides(number: int) -> bool:
+    """Whether hdf5plugin is there and knows the filter; importing it registers its filters."""
+    try:
+        importlib.import_module("hdf5plugin")
+    except ImportError:
+        return False
+    import h5py
+
+    return bool(h5py.h5z.filter_avail(number))
+
+
+def _datasets(handle: Any) -> list[tuple[str, Any]]:
+    """Name and dataset of everything in a file, each once; where the walk breaks off, reading will say why."""
+    import h5py
+
+    found: list[tuple[str, Any]] = []
+
+    def note(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found.append((name, item))
+
+    try:
+        handle.visititems(note)
+    except (KeyError, OSError, RuntimeError, ValueError, UnicodeError):
+        pass
+    return found
+
+
+def _why_not_read(error: Exception, file: Path, shown: str) -> str:
+    for cause in _chain(error):
+        if isinstance(cause, UnicodeDecodeError):
+            return f"{shown} holds a name that is not UTF-8 text{_undecodable(file)}: write it again with encoding='utf-8'"
+    last = _chain(error)[-1]
+    return f"{shown} cannot be read ({type(last).__name__}: {_first_line(last)}): the file is damaged or incomplete"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what it came from."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    return chain
+
+
+def _undecodable(file: Path) -> str:
+    """Column and row of the first name that is not UTF-8."""
+    import h5py
+
+    with h5py.File(file, "r") as handle:
+        for name, dataset in _datasets(handle):
+            if h5py.check_string_dtype(dataset.dtype) is None:
+                continue
+            for row, value in enumerate(dataset[()].ravel() if dataset.ndim else [dataset[()]]):
+                try:
+                    bytes(value).decode("utf-8")
+                except UnicodeDecodeError:
+                    return f" ({_column(name)}, row {row}: {bytes(value)!r})"
+    return ""
+
+
+def _column(name: str) -> str:
+    """What anndata calls a dataset: obs/gene/categories is the column 'gene' of obs."""
+    table, _, rest = name.partition("/")
+    column = rest.removesuffix("/categories").removesuffix("/codes")
+    if table in ("obs", "var"):
+        return f"the names of {table}" if column in ("_index", "index") else f"column {column!r} of {table}"
+    return repr(name)
 
 
 def _first_line(error: BaseException) -> str:

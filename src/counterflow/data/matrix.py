@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TARGET_SUM = 1e4
 _LARGEST_LOG1P = 30.0  # exp(30) counts per cell do not exist: a larger value is not a logarithm
+_CLOSE = 0.1  # values this near to a whole number of units are counts
 _LARGEST_EXACT = 2**24  # integers above this are not exact in float32
 
 
@@ -69,17 +70,20 @@ def matrix_problems(adata: AnnData, layer: str | None, matrix_state: str) -> lis
     if not (np.issubdtype(matrix.dtype, np.number) or matrix.dtype == bool):
         return [f"{where} has dtype {matrix.dtype}, not numbers"]
     values = _values(matrix)
-    finite = np.isfinite(values)
+    found, finite, odd = [], np.isfinite(values), values < 0
     if not finite.all():
-        first = _first_bad(adata, matrix, "nan")
-        return [f"{where} has {int((~finite).sum())} values that are NaN or infinite, first in {first}: remove or mend them"]
-    if values.size and values.min() < 0:
+        first = _first(adata, matrix, ~finite)
+        found.append(f"{where} has {int((~finite).sum())} values that are NaN or infinite, first in {first}: remove or mend them")
+        odd &= finite  # minus infinity was counted already
+    if odd.any():
         what = "counts" if matrix_state == "counts" else "log1p values"
-        return [
-            f"{where} has {int((values < 0).sum())} negative values, first in {_first_bad(adata, matrix, 'negative')}: "
+        found.append(
+            f"{where} has {int(odd.sum())} negative values, first in {_first(adata, matrix, odd)}: "
             f"{what} are >= 0 (scaled or centred data cannot be used; give the layer with the counts)"
-        ]
-    return _state_problems(adata, layer, values, matrix_state, where)
+        )
+    if odd.any():
+        return found  # what is centred is not asked whether it was counted
+    return [*found, *_state_problems(adata, layer, values[finite] if found else values, matrix_state, where)]
 
 
 def _state_problems(adata: AnnData, layer: str | None, values: np.ndarray, matrix_state: str, where: str) -> list[str]:
@@ -118,15 +122,41 @@ def _looks_like_counts(matrix: Any) -> bool:
     return bool(np.issubdtype(values.dtype, np.number) and values.size and values.min() >= 0 and np.array_equal(values, np.rint(values)))
 
 
-def _first_bad(adata: AnnData, matrix: Any, kind: str) -> str:
-    values = _values(matrix)
-    bad = ~np.isfinite(values) if kind == "nan" else values < 0
+def _first(adata: AnnData, matrix: Any, bad: np.ndarray) -> str:
+    """Cell and gene of the first bad value."""
     if sparse.issparse(matrix):
         at = int(np.flatnonzero(bad)[0])
         row, column = int(np.searchsorted(matrix.indptr, at, side="right") - 1), int(matrix.indices[at])
     else:
         row, column = (int(i) for i in np.argwhere(bad)[0])
     return f"cell {adata.obs_names[row]!r}, gene {adata.var_names[column]!r}"
+
+
+def matrix_remarks(adata: AnnData, layer: str | None) -> list[str]:
+    """What does not stop a fit: cells without a count, genes that say nothing, a matrix stored by genes. Of a matrix without problems."""
+    stored = adata.X if layer is None else adata.layers[layer]
+    csr, found = as_csr(adata, layer), []
+    n_cells, n_genes = csr.shape
+    if getattr(stored, "format", "csr") == "csc":
+        found.append(f"{place(layer)} is stored by genes (CSC): it is converted whenever it is read; .tocsr() once saves that")
+    if len(empty := np.flatnonzero(np.diff(csr.indptr) == 0)):
+        found.append(
+            f"{len(empty)} cells have no count at all (first: {_names(adata.obs_names, empty)}): they are kept as zeros; "
+            "leave them out with drop_empty_cells=True"
+        )
+    measured = np.bincount(csr.indices, minlength=n_genes)
+    constant = measured == 0
+    if len(everywhere := np.flatnonzero(measured == n_cells)):
+        columns = csr[:, everywhere]
+        constant[everywhere] = columns.max(axis=0).toarray().ravel() == columns.min(axis=0).toarray().ravel()
+    if constant.any():
+        which = np.flatnonzero(constant)
+        found.append(f"{len(which)} genes have the same value in every cell (first: {_names(adata.var_names, which)}): they teach nothing")
+    return found
+
+
+def _names(names: Any, positions: np.ndarray) -> str:
+    return ", ".join(repr(str(names[i])) for i in positions[:3])
 
 
 def as_csr(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
@@ -156,19 +186,28 @@ def counts_from_log1p(csr: sparse.csr_matrix, library: np.ndarray | None) -> spa
     """
     out = csr.astype(np.float64, copy=True)
     np.expm1(out.data, out=out.data)
-    failed = 0
-    for row in range(out.shape[0]):
-        values = out.data[out.indptr[row] : out.indptr[row + 1]]
-        if not values.size:
-            continue
-        units = [TARGET_SUM / library[row]] if library is not None else [values.min() / divisor for divisor in (1, 2, 3)]
-        off = [np.abs(values / unit - np.rint(values / unit)).max() for unit in units]
-        best = int(np.argmin(np.array(off) > 0.1)) if min(off) <= 0.1 else int(np.argmin(off))
-        failed += off[best] > 0.1
-        values[:] = np.rint(values / units[best])
+    filled = np.flatnonzero(np.diff(out.indptr))
+    if not len(filled):
+        return out.astype(np.float32)
+    starts, sizes = out.indptr[filled], np.diff(out.indptr)[filled]
+    if library is not None:
+        units = [TARGET_SUM / np.asarray(library, dtype=np.float64)[filled]]
+    else:
+        units = [np.minimum.reduceat(out.data, starts) / divisor for divisor in (1, 2, 3)]
+    off = np.stack([_distance_from_integers(out.data, starts, np.repeat(unit, sizes)) for unit in units])
+    close = off <= _CLOSE
+    best = np.where(close.any(0), close.argmax(0), off.argmin(0))
+    failed = int((~close.any(0)).sum())
     if failed > 0.01 * out.shape[0]:
         raise DataError(
             f"the counts behind the log1p values cannot be recovered in {failed} of {out.shape[0]} cells: "
             "give the layer that holds the counts, or library_size_key=... if the values were normalised to 1e4 counts"
         )
+    out.data = np.rint(out.data / np.repeat(np.stack(units)[best, np.arange(len(filled))], sizes))
     return out.astype(np.float32)
+
+
+def _distance_from_integers(values: np.ndarray, starts: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """How far the worst value of each cell is from a multiple of its unit."""
+    scaled = values / unit
+    return np.maximum.reduceat(np.abs(scaled - np.rint(scaled)), starts)

@@ -7,21 +7,23 @@ reported together, each with what, where and what to do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from counterflow.data.dropping import kept_cells, missing_values
 from counterflow.data.labels import parts
-from counterflow.data.matrix import as_csr, matrix_problems
-from counterflow.errors import DataError, near
+from counterflow.data.matrix import as_csr, counts_from_log1p, log_normalised, matrix_problems, place
+from counterflow.errors import DataError, near, warn
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 UNS_KEY = "_counterflow"
 MATRIX_STATES = ("counts", "log1p")
+_SAME = 1e-5  # log1p values nearer than this are rounding
 SPLIT_LEVELS = ("train", "val", "test")
 
 
@@ -40,6 +42,8 @@ class Setup:
     library_size_key: str | None = None
     delimiter: str = "+"
     split_key: str | None = None
+    drop_missing: bool = False
+    drop_empty_cells: bool = False
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Setup:
@@ -77,7 +81,17 @@ def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def declare(adata: AnnData, setup: Setup) -> None:
     """Verify `adata` against `setup` and write the declaration to ``adata.uns``; raises before anything is written."""
-    raise_problems(problems(adata, setup), "this AnnData cannot be used as declared")
+    from counterflow.data.remarks import remarks
+
+    kept = kept_cells(adata, setup)
+    raise_problems(problems(kept, setup), "this AnnData cannot be used as declared")
+    if kept.n_obs < adata.n_obs:
+        warn(
+            f"{adata.n_obs - kept.n_obs} of {adata.n_obs} cells are left out: no label (drop_missing) or no count (drop_empty_cells)",
+            above=2,
+        )
+    for text in remarks(kept, setup):
+        warn(text, above=2)
     adata.uns[UNS_KEY] = setup.to_dict()
 
 
@@ -86,7 +100,9 @@ def setup_of(adata: AnnData) -> Setup:
     if UNS_KEY not in adata.uns:
         raise DataError("this AnnData was not declared: call CounterFlow.setup_anndata(adata, perturbation_key=..., control=...) first")
     stored = adata.uns[UNS_KEY]
-    return Setup.from_dict({name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in stored.items()})
+    return Setup.from_dict(
+        {name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value for name, value in stored.items()}
+    )
 
 
 def raise_problems(found: Sequence[str], title: str) -> None:
@@ -103,7 +119,15 @@ def problems(adata: AnnData, setup: Setup) -> list[str]:
         return [f"the AnnData has {adata.n_obs} cells and {adata.n_vars} genes: nothing to learn from"]
     if odd := _option_problems(setup):
         return odd  # nothing can be read with them
-    return [*_name_problems(adata), *_obs_problems(adata, setup), *layer_problems(adata, setup)]
+    found = [*_name_problems(adata), *_obs_problems(adata, setup), *layer_problems(adata, setup)]
+    return found or _variation_problems(adata, setup)
+
+
+def general_problems(adata: AnnData, layer: str | None, matrix_state: str) -> list[str]:
+    """What is wrong with an AnnData whatever its columns mean."""
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        return [f"the AnnData has {adata.n_obs} cells and {adata.n_vars} genes: nothing to learn from"]
+    return [*_name_problems(adata), *matrix_problems(adata, layer, matrix_state)]
 
 
 def _option_problems(setup: Setup) -> list[str]:
@@ -112,6 +136,9 @@ def _option_problems(setup: Setup) -> list[str]:
         found.append(f"matrix_state={setup.matrix_state!r} is unknown: {near(setup.matrix_state, MATRIX_STATES)}")
     if not setup.delimiter:
         found.append("delimiter is empty: give the character that joins combinations, e.g. '+'")
+    for name in ("drop_missing", "drop_empty_cells"):
+        if not isinstance(getattr(setup, name), bool):
+            found.append(f"{name}={getattr(setup, name)!r} must be True or False")
     return found
 
 
@@ -120,39 +147,70 @@ def _name_problems(adata: AnnData) -> list[str]:
     if names.is_unique:
         return []
     doubled = names[names.duplicated()].unique()
-    listed = ", ".join(map(repr, doubled[:3]))
-    return [f"{len(doubled)} duplicate gene names in var_names ({listed}): make them unique, e.g. adata.var_names_make_unique()"]
+    advice = "make them unique, e.g. adata.var_names_make_unique()"
+    return [f"{len(doubled)} duplicate gene names in var_names ({listed(doubled)}): {advice}"]
+
+
+def listed(names: Any) -> str:
+    """The first three."""
+    return ", ".join(repr(str(name)) for name in names[:3])
 
 
 def _obs_problems(adata: AnnData, setup: Setup) -> list[str]:
-    found = []
+    found, bad = [], set()
     for key, option in setup.obs_keys.items():
         if key not in adata.obs:
             found.append(f"{option}={key!r} is not a column of adata.obs: {near(key, adata.obs.columns)}")
-        elif (missing := int(adata.obs[key].isna().sum())) > 0:
-            first = ", ".join(map(repr, adata.obs_names[adata.obs[key].isna()][:3]))
-            found.append(f"{missing} cells have no value in adata.obs[{key!r}] (first: {first}): fill it in or drop these cells")
-    if found:
-        return found
-    return [*_control_problems(adata, setup), *numeric_problems(adata, setup), *_split_problems(adata, setup)]
+            bad.add(key)
+        elif (missing := missing_values(adata.obs[key])).any():
+            where = f"{int(missing.sum())} cells have no value in adata.obs[{key!r}] (first: {listed(adata.obs_names[missing])})"
+            found.append(f"{where}: {_mend_missing(setup)}")
+            bad.add(key)
+    readable = not bad.intersection(setup.match_keys)
+    if setup.perturbation_key not in bad:
+        found += _control_problems(adata, setup, contexts_readable=readable)
+    found += numeric_problems(adata, _without(setup, bad))
+    if not bad.intersection((setup.split_key, setup.perturbation_key)):
+        found += _split_problems(adata, setup, contexts_readable=readable)
+    return found
 
 
-def _control_problems(adata: AnnData, setup: Setup) -> list[str]:
+def _mend_missing(setup: Setup) -> str:
+    if setup.drop_missing:
+        return "take them out with counterflow.kept_cells(adata)"
+    return "fill it in, or leave these cells out with drop_missing=True"
+
+
+def _without(setup: Setup, bad: set[str]) -> Setup:
+    """The declaration without the columns of numbers that cannot be read."""
+    dose = None if bad.intersection((setup.dose_key, setup.perturbation_key)) else setup.dose_key
+    time, library = (None if key in bad else key for key in (setup.time_key, setup.library_size_key))
+    return replace(setup, dose_key=dose, time_key=time, library_size_key=library)
+
+
+def _control_problems(adata: AnnData, setup: Setup, *, contexts_readable: bool) -> list[str]:
     labels = adata.obs[setup.perturbation_key].astype(str)
     control = is_control_mask(labels, setup)
     if not control.any():
         counts = labels.value_counts()
-        listed = ", ".join(f"{name!r} ({count})" for name, count in counts.iloc[:5].items())
+        there = ", ".join(f"{name!r} ({count})" for name, count in counts.iloc[:5].items())
         hint = near(setup.control, counts.index)
-        return [f"no cell of adata.obs[{setup.perturbation_key!r}] is the control {setup.control!r}: {hint} The labels are {listed}"]
+        return [f"no cell of adata.obs[{setup.perturbation_key!r}] is the control {setup.control!r}: {hint} The labels are {there}"]
     if control.all():
         return [f"every cell of adata.obs[{setup.perturbation_key!r}] is the control {setup.control!r}: there is no perturbation to learn"]
-    if setup.match_keys:
+    nameless = [label for label in labels[control].unique() if setup.control.strip() not in label]
+    if nameless:
+        return [
+            f"the labels {listed(nameless)} of adata.obs[{setup.perturbation_key!r}] name nothing: write {setup.control!r} for controls"
+        ]
+    if setup.match_keys and contexts_readable:
         context = adata.obs[list(setup.match_keys)].astype(str).agg(" / ".join, axis=1)
         bare = sorted(set(context[~control]) - set(context[control]))
         if bare:
-            listed = ", ".join(map(repr, bare[:3]))
-            return [f"{len(bare)} levels of match_keys={list(setup.match_keys)} have no control cell ({listed}): drop a key or these cells"]
+            return [
+                f"{len(bare)} levels of match_keys={list(setup.match_keys)} have no control cell ({listed(bare)}): "
+                "drop a key or these cells"
+            ]
     return []
 
 
@@ -178,7 +236,7 @@ def numeric_problems(adata: AnnData, setup: Setup) -> list[str]:
     return found
 
 
-def _split_problems(adata: AnnData, setup: Setup) -> list[str]:
+def _split_problems(adata: AnnData, setup: Setup, *, contexts_readable: bool) -> list[str]:
     if setup.split_key is None:
         return []
     levels = adata.obs[setup.split_key].astype(str)
@@ -188,6 +246,10 @@ def _split_problems(adata: AnnData, setup: Setup) -> list[str]:
     train, control = levels == "train", is_control_mask(adata.obs[setup.perturbation_key].astype(str), setup)
     if not (train & control).any() or not (train & ~control).any():
         return [f"split_key={setup.split_key!r} leaves no {'control' if not (train & control).any() else 'perturbed'} cell in 'train'"]
+    if setup.match_keys and contexts_readable:
+        context = adata.obs[list(setup.match_keys)].astype(str).agg(" / ".join, axis=1)
+        if bare := sorted(set(context[train & ~control]) - set(context[train & control])):
+            return [f"split_key={setup.split_key!r} leaves no control cell in 'train' in {len(bare)} levels of match_keys ({listed(bare)})"]
     return []
 
 
@@ -196,16 +258,40 @@ def layer_problems(adata: AnnData, setup: Setup) -> list[str]:
     if setup.layer is not None and setup.layer not in adata.layers:
         return [f"layer={setup.layer!r} is not in adata.layers: {near(setup.layer, adata.layers)}"]
     found = matrix_problems(adata, setup.layer, setup.matrix_state)
-    if found or setup.library_size_key is None or setup.library_size_key not in adata.obs or setup.matrix_state != "counts":
+    library = None
+    if setup.library_size_key is not None and setup.library_size_key in adata.obs:
+        library = pd.to_numeric(adata.obs[setup.library_size_key].astype(str), errors="coerce").to_numpy()
+    if found or (library is not None and not np.isfinite(library).all()):
         return found
-    library = pd.to_numeric(adata.obs[setup.library_size_key].astype(str), errors="coerce").to_numpy()
-    short = library + 0.5 < np.asarray(as_csr(adata, setup.layer).sum(1)).ravel()
-    if short.any():
+    if setup.matrix_state == "log1p":
+        try:
+            counts_from_log1p(as_csr(adata, setup.layer), library)
+        except DataError as error:
+            return [str(error)]
+        if library is not None and (none := (library <= 0) & (np.diff(as_csr(adata, setup.layer).indptr) > 0)).any():
+            found.append(f"library_size_key={setup.library_size_key!r} is 0 in {int(none.sum())} cells that have values")
+    elif library is not None and (short := library + 0.5 < np.asarray(as_csr(adata, setup.layer).sum(1)).ravel()).any():
         found.append(
             f"library_size_key={setup.library_size_key!r} is smaller than the sum over the genes of the file in {int(short.sum())} cells: "
             "it must count all genes of the cell"
         )
     return found
+
+
+def _variation_problems(adata: AnnData, setup: Setup) -> list[str]:
+    """Training cells that are all the same; of an AnnData without other problems."""
+    train = np.ones(adata.n_obs, dtype=bool) if setup.split_key is None else (adata.obs[setup.split_key].astype(str) == "train").to_numpy()
+    csr = as_csr(adata, setup.layer)[train]
+    measured = np.bincount(csr.indices, minlength=csr.shape[1])
+    if ((measured > 0) & (measured < csr.shape[0])).any():  # zero in some cells and not in others: nearly always
+        return []
+    if setup.matrix_state == "counts":
+        key = setup.library_size_key
+        library = np.asarray(csr.sum(1)).ravel() if key is None else pd.to_numeric(adata.obs[key].astype(str)).to_numpy()[train]
+        csr = log_normalised(csr, library)
+    if (np.ptp(csr.toarray(), axis=0) > _SAME).any():
+        return []
+    return [f"{place(setup.layer)} is the same in all {csr.shape[0]} training cells, but for their library sizes: nothing to learn from"]
 
 
 def is_control_mask(labels: pd.Series, setup: Setup) -> np.ndarray:

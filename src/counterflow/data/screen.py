@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,15 +13,29 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from counterflow.data.dropping import missing_values
 from counterflow.data.labels import parts
 from counterflow.data.ledger import CellKeys
 from counterflow.data.matrix import as_csr, counts_from_log1p
-from counterflow.data.schema import Setup, is_control_mask, layer_problems, numeric_problems, parse_doses, problems, raise_problems
-from counterflow.errors import ConfigError, DataError, near
+from counterflow.data.schema import (
+    Setup,
+    is_control_mask,
+    layer_problems,
+    listed,
+    numeric_problems,
+    parse_doses,
+    problems,
+    raise_problems,
+)
+from counterflow.errors import ConfigError, DataError, near, warn
 from counterflow.types import ConditionSpec
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+MISSING_GENES = ("error", "zero")
+_MOST_MISSING = 0.1  # of the model's genes: with more of them at zero, the cells are not what the model was trained on
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,16 @@ class Screen:
     def keys(self) -> CellKeys:
         """What a ledger knows these cells by."""
         return CellKeys.of(self.cells, self.counts, self.genes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything in it: a run is resumed on the same cells only."""
+        digest = hashlib.sha256(json.dumps([self.genes, self.cells, self.conditions, self.contexts]).encode())
+        arrays = (self.counts.data, self.counts.indices.astype(np.int64), self.counts.indptr.astype(np.int64), self.library)
+        for values in (*arrays, self.condition, self.context):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        digest.update(self.covariates.to_csv(index=False).encode())
+        return digest.hexdigest()
 
     def rows(self, chosen: np.ndarray) -> Screen:
         """The same screen with the chosen cells (a mask, or positions); condition and context codes keep their meaning."""
@@ -94,16 +120,26 @@ def read_screen(adata: AnnData, setup: Setup, genes: Sequence[str] | None = None
     )
 
 
-def read_cells(adata: AnnData, setup: Setup, genes: Sequence[str], *, controls_only: bool = True) -> tuple[Screen, np.ndarray]:
-    """Cells to start from, and their positions in `adata`: nothing need have been done to them (the perturbation column may be absent)."""
+def read_cells(
+    adata: AnnData, setup: Setup, genes: Sequence[str], *, controls_only: bool = True, missing_genes: str = "error"
+) -> tuple[Screen, np.ndarray]:
+    """Cells to start from, and their positions in `adata`: nothing need have been done to them (the perturbation column may be absent).
+
+    `missing_genes`: what is done where `adata` lacks some of `genes`, an ``error`` or ``zero`` counts (of a tenth of them at most).
+    """
     if adata.n_obs == 0:
         raise DataError("no cells were given: predictions start from control cells")
     keys = [*setup.covariate_keys, *setup.match_keys, *filter(None, [setup.library_size_key])]
     missing = [key for key in dict.fromkeys(keys) if key not in adata.obs]
     found = [f"adata.obs has no column {key!r} (declared in setup_anndata): {near(key, adata.obs.columns)}" for key in missing]
-    if not found:
-        found = numeric_problems(adata, replace(setup, time_key=None, dose_key=None))  # of cells to start from, the library size only
-    columns = gene_positions(adata.var_names, genes)
+    for key in dict.fromkeys([*setup.covariate_keys, *setup.match_keys]):
+        if key in adata.obs and (empty := missing_values(adata.obs[key])).any():
+            found.append(
+                f"{int(empty.sum())} cells have no value in adata.obs[{key!r}] (first: {listed(adata.obs_names[empty])}): fill it in"
+            )
+    if not missing:
+        found += numeric_problems(adata, replace(setup, time_key=None, dose_key=None))  # of cells to start from, the library size only
+    columns = gene_positions(adata.var_names, genes, missing_genes=missing_genes)
     raise_problems([*found, *layer_problems(adata, replace(setup, library_size_key=None))], "these cells cannot be used")
     positions = np.arange(adata.n_obs)
     if controls_only and setup.perturbation_key in adata.obs:
@@ -187,14 +223,20 @@ def read_contexts(obs: pd.DataFrame, setup: Setup) -> tuple[np.ndarray, tuple[tu
 
 
 def _columns(counts: sparse.csr_matrix, positions: np.ndarray) -> sparse.csr_matrix:
-    """The genes at `positions`, each row sorted: sums over a row then give the same bits whatever the order in the file."""
-    chosen = counts[:, positions]
+    """The genes at `positions` (-1: zeros), each row sorted: sums over a row then give the same bits whatever the order in the file."""
+    there = positions >= 0
+    chosen = counts[:, positions[there]]
+    if not there.all():
+        columns = np.flatnonzero(there)[chosen.indices]
+        chosen = sparse.csr_matrix((chosen.data, columns, chosen.indptr), shape=(counts.shape[0], len(positions)))
     chosen.sort_indices()
     return chosen
 
 
-def gene_positions(have: Iterable[str], want: Sequence[str]) -> np.ndarray:
-    """Columns of `want` in `have`, by name; a gene that is missing or there twice is an error."""
+def gene_positions(have: Iterable[str], want: Sequence[str], *, missing_genes: str | None = None) -> np.ndarray:
+    """Columns of `want` in `have`, by name; one that is there twice is an error, and so is a missing one unless it may be ``zero`` (-1)."""
+    if missing_genes not in (None, *MISSING_GENES):
+        raise ConfigError(f"missing_genes={missing_genes!r} is unknown: {near(missing_genes, MISSING_GENES)}")
     names = list(have)
     position = {name: i for i, name in enumerate(names)}
     if len(position) < len(names) and (doubled := sorted({name for i, name in enumerate(names) if position[name] != i} & set(want))):
@@ -204,11 +246,14 @@ def gene_positions(have: Iterable[str], want: Sequence[str]) -> np.ndarray:
         kind = ""
         if any(name.startswith("ENS") for name in position) != any(name.startswith("ENS") for name in want):
             kind = " (one side has Ensembl ids, the other gene symbols)"
-        listed = ", ".join(map(repr, missing[:3]))
-        raise DataError(
-            f"{len(missing)} of the model's {len(want)} genes are not in var_names ({listed}){kind}: give cells with all of them"
-        )
-    return np.array([position[name] for name in want])
+        said = f"{len(missing)} of the model's {len(want)} genes are not in var_names ({listed(missing)}){kind}"
+        if missing_genes != "zero":
+            few = missing_genes is not None and len(missing) <= _MOST_MISSING * len(want)
+            raise DataError(f"{said}: give cells with all of them" + (", or count them as zero with missing_genes='zero'" if few else ""))
+        if len(missing) > _MOST_MISSING * len(want):
+            raise DataError(f"{said}: missing_genes='zero' allows {_MOST_MISSING:.0%} of them at most")
+        warn(f"{said}: they count as zero")
+    return np.array([position.get(name, -1) for name in want], dtype=np.int64)
 
 
 def condition_label(spec: ConditionSpec, setup: Setup) -> str:
@@ -250,8 +295,8 @@ def requested(conditions: str | Sequence[str] | pd.DataFrame, setup: Setup) -> p
             raise ConfigError(f"conditions has a column {column!r} that setup_anndata did not name: {near(column, allowed)}")
     for key in needed:
         if key not in table:
-            listed = ", ".join(map(repr, needed))
+            columns = ", ".join(map(repr, needed))
             raise ConfigError(
-                f"this model also needs {key!r} for every condition: give conditions as a DataFrame with the columns {listed}"
+                f"this model also needs {key!r} for every condition: give conditions as a DataFrame with the columns {columns}"
             )
     return table

@@ -13,8 +13,10 @@ from anndata import AnnData
 from scipy import sparse
 
 import counterflow as cf
-from counterflow.data.doctor import COLUMN_NAMES, control_labels, delimiter_of, doctor
 from counterflow.data.simulate import SMALL, simulate_screen
+from counterflow.diagnosis.columns import COLUMN_NAMES
+from counterflow.diagnosis.controls import control_labels, delimiter_of
+from counterflow.diagnosis.doctor import doctor
 
 DATA = Path(os.environ.get("COUNTERFLOW_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 
