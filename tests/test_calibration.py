@@ -7,8 +7,8 @@ import torch
 from scipy import sparse
 
 from counterflow.calibration import SHARES, Judged, folds, judge, learn_trust
-from counterflow.data.kriging import KrigedRule, MeasuredEffects
 from counterflow.data.screen import Screen
+from counterflow.effects.kriging import KrigedRule, MeasuredEffects
 from counterflow.types import ConditionSpec
 
 CONTROL, A, B = ConditionSpec(), ConditionSpec(("A",), (1.0,)), ConditionSpec(("B",), (1.0,))

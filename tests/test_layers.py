@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "src"
 PACKAGE = ROOT / "counterflow"
 
 BOTTOM = {"types", "errors"}
-ROOMS = {"nn", "backbones", "flow", "diffusion", "spaces", "conditions", "data"}
+ROOMS = {"nn", "backbones", "flow", "diffusion", "spaces", "conditions", "data", "effects"}
 MODEL_PARTS = (
     "footprint",
     "threads",
@@ -35,7 +35,7 @@ ALLOWED = {  # room or top-level file -> the rooms and files it may import, besi
     "types": set(),
     **dict.fromkeys(ROOMS, BOTTOM),
     "backbones": BOTTOM | {"nn"},
-    "evaluate": BOTTOM | {"data"},
+    "evaluate": BOTTOM | {"data", "effects"},
     "diagnosis": BOTTOM | {"data", "footprint"},
     "pl": BOTTOM | {"data", "evaluate"},
     **{part: BOTTOM | ROOMS | set(MODEL_PARTS[:i]) for i, part in enumerate(MODEL_PARTS)},

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from counterflow.data.kriging import KrigedRule
 from counterflow.data.screen import Screen
+from counterflow.effects.kriging import KrigedRule
 from counterflow.recentring import Trust
 from counterflow.types import ConditionSpec
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from counterflow.conditions.features import check_names, feature_table
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.datamodule import Cells, Conditions, StepDataset
-from counterflow.data.kriging import KrigedRule, MeasuredEffects
 from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.sampler import Sampler, build_groups
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, describe
 from counterflow.data.split_file import SEPARATOR
+from counterflow.effects.kriging import KrigedRule, MeasuredEffects
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.types import ConditionIds, ConditionSpec
 

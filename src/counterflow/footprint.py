@@ -100,7 +100,7 @@ def _group_free() -> int | None:
     return None
 
 
-def describe_time(n_cells: int, n_genes: int, n_values: int, *, n_steps: int = 600, n_fits: int = 3) -> str:
+def describe_time(n_cells: int, n_genes: int, n_values: int, *, n_steps: int = 200, n_fits: int = 3) -> str:
     """Minutes of one core that a default fit takes, in words."""
     seconds = 5 + 2.5e-6 * n_values + 1e-7 * n_cells * n_genes + n_fits * n_steps * STEP_SECONDS
     return f"about {max(1, round(seconds / 60))} min of one core for {n_steps} steps"

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from counterflow.data.kriging import KrigedRule, MeasuredEffects
 from counterflow.data.screen import Screen
+from counterflow.effects.kriging import KrigedRule, MeasuredEffects
 from counterflow.prediction import Correction
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.spaces.calibrated import gene_factors

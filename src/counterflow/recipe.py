@@ -12,10 +12,10 @@ from torch import Tensor
 
 from counterflow.calibration import Judged, folds, judge, learn_trust
 from counterflow.conditions.vocabulary import Vocabulary
-from counterflow.data.kriging import KrigedRule
 from counterflow.data.ledger import Ledger
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen
+from counterflow.effects.kriging import KrigedRule
 from counterflow.fitting import fit_rule, training_steps
 from counterflow.module import FlowModule
 from counterflow.prediction import Sampling, displaced

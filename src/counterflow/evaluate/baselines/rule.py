@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from counterflow.data.effects import AdditiveRule, MeanEffects, mean_effects
 from counterflow.data.schema import setup_of
 from counterflow.data.screen import Screen, read_cells, read_screen, read_specs, requested, write_condition
+from counterflow.effects.additive import AdditiveRule, MeanEffects, mean_effects
 from counterflow.evaluate.baselines.cells import log_expression, move_cells, transport_cells
 from counterflow.types import ConditionSpec
 

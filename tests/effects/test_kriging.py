@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from counterflow.data.kriging import KrigedRule, MeasuredEffects, shrunk
+from counterflow.effects.kriging import KrigedRule, MeasuredEffects, shrunk
 from counterflow.errors import DataError
 from counterflow.types import ConditionSpec
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from counterflow.data.effects import AdditiveRule, MeanEffects, mean_effects
+from counterflow.effects.additive import AdditiveRule, MeanEffects, mean_effects
 from counterflow.errors import DataError
 from counterflow.types import ConditionSpec
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from counterflow.data.interactions import Interactions
+from counterflow.effects.interactions import Interactions
 
 PARTS, FEATURES, NOISE = 10, 300, 0.02
 

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from counterflow.data.effects import AdditiveRule, MeanEffects
-from counterflow.data.interactions import Interactions
+from counterflow.effects.additive import AdditiveRule, MeanEffects
+from counterflow.effects.interactions import Interactions
 from counterflow.errors import DataError
 from counterflow.types import ConditionSpec
 
