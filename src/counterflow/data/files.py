@@ -37,7 +37,7 @@ def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
             if "X" not in handle and "layers" not in handle:
                 raise DataError(f"{shown} is an HDF5 file, but holds no AnnData (no X, no layers)")
             _check_filters(handle, shown)
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py has many words for a damaged file
         raise DataError(_why_not_opened(error, file.stat().st_size, shown)) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -68,7 +68,7 @@ def _near_files(file: Path) -> str:
     return f": {near(file.name, here)}" if here else f", and no .h5ad file is in {os.fspath(file.parent)!r}"
 
 
-def _why_not_opened(error: OSError, size: int, shown: str) -> str:
+def _why_not_opened(error: Exception, size: int, shown: str) -> str:
     text = str(error)
     if "truncated" in text:
         whole = re.search(r"stored_eof = (\d+)", text)
