@@ -115,3 +115,11 @@ def test_compressions_that_come_with_h5py_are_read(tmp_path, compression):
     path = tmp_path / "a.h5ad"
     AnnData(np.eye(20, dtype=np.float32)).write_h5ad(path, compression=compression)
     assert read_h5ad(path).shape == (20, 20)
+
+
+def test_a_size_that_the_file_cannot_hold(saved):
+    """Read as it stands, it would last forever."""
+    with h5py.File(saved, "a") as handle:
+        handle["layers"].create_dataset("wide", shape=(2**40,), dtype="f4", chunks=(1024,))
+    with pytest.raises(DataError, match="layers/wide claims 1,099,511,627,776 values"):
+        read_h5ad(saved)

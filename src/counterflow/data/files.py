@@ -14,6 +14,7 @@ from counterflow.errors import DataError, near
 if TYPE_CHECKING:
     from anndata import AnnData
 
+_MOST_PACKED = 2000  # gzip packs a thousand zeros into a byte; nothing that is written packs better
 FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32026: "blosc2"}
 """Compressions of HDF5 that need the package hdf5plugin, by their registered numbers."""
 
@@ -36,8 +37,9 @@ def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
         with h5py.File(file, "r") as handle:
             if "X" not in handle and "layers" not in handle:
                 raise DataError(f"{shown} is an HDF5 file, but holds no AnnData (no X, no layers)")
+            _check_sizes(handle, file.stat().st_size, shown)
             _check_filters(handle, shown)
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py has many words for a damaged file
         raise DataError(_why_not_opened(error, file.stat().st_size, shown)) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -68,7 +70,7 @@ def _near_files(file: Path) -> str:
     return f": {near(file.name, here)}" if here else f", and no .h5ad file is in {os.fspath(file.parent)!r}"
 
 
-def _why_not_opened(error: OSError, size: int, shown: str) -> str:
+def _why_not_opened(error: Exception, size: int, shown: str) -> str:
     text = str(error)
     if "truncated" in text:
         whole = re.search(r"stored_eof = (\d+)", text)
@@ -77,6 +79,13 @@ def _why_not_opened(error: OSError, size: int, shown: str) -> str:
     if "signature not found" in text:
         return f"{shown} is not an h5ad file ({size:,} bytes of something else)"
     return f"{shown} is not an h5ad file, or is damaged ({_first_line(error)})"
+
+
+def _check_sizes(handle: Any, size: int, shown: str) -> None:
+    """A damaged size makes reading last forever, or fill the memory."""
+    for name, dataset in _datasets(handle):
+        if (dataset.size or 0) * dataset.dtype.itemsize > _MOST_PACKED * max(size, 2**20):
+            raise DataError(f"{shown} is damaged: {name} claims {dataset.size:,} values, more than {size:,} bytes can hold; copy it again")
 
 
 def _check_filters(handle: Any, shown: str) -> None:
