@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 DECODERS = ("calibrated", "transport", "sample", "round")
 """How expected counts become counts.
 
-transport: the counts of the control cell are thinned and added to, so that what the state does not explain stays. calibrated: the same,
-with the mean of every gene set to that of the rule (`counterflow.recentring`). sample: drawn anew from a negative binomial. round: the nearest
-integer, for states that hold counting noise already.
+transport: the counts of the control cell are thinned and added to, so that what the state does not explain stays. calibrated: the
+same, with the mean of every gene set to that of the rule (`counterflow.recentring`). sample: drawn anew from a negative binomial.
+round: the nearest integer, for states that hold counting noise already.
 """
 BLOCK = 256  # cells solved together, always as many (padded): with a fixed-step solver no cell's bits depend on its company
 
