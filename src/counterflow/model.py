@@ -547,7 +547,9 @@ class CounterFlow:
 
         reference = self.reference.cells(self.setup, self.genes)[0] if len(self.reference.library) else None
         trust = trusted(spec, self.vocabulary, self.trust)
-        return self.rule.correction(spec, cells, support, reference, self.space, displacement, trust, calibrated=calibrated)
+        return self.rule.correction(
+            spec, cells, support, reference, self.space, displacement, trust, scale=how.effect_scale, calibrated=calibrated
+        )
 
     # ------------------------------------------------------------------ files
 

@@ -57,6 +57,12 @@ class Sampling:
         name = self.solver or ("euler" if source == "control" else "midpoint")
         return choose(name, SOLVERS, "solver"), torch.linspace(0, 1, self.n_steps + 1)
 
+    @property
+    def effect_scale(self) -> float:
+        """By what contrast guidance multiplies an effect that is known as such: the rule's, whose control effect is zero."""
+        low, high = self.guidance_interval or (0.0, 1.0)
+        return 1.0 + (self.guidance - 1.0) * (high - low) if self.guidance_kind == "contrast" else 1.0
+
     def decode_by(self, default: str, anchored: bool) -> str:
         """The decoder, given that of the space and whether there is a rule; transport is calibrated where it can be."""
         chosen = self.decoder or ("calibrated" if default == "transport" and anchored else default)
