@@ -1,5 +1,7 @@
 """How far the flow is trusted: right where it was right on what was left out, and the rule everywhere else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -120,3 +122,13 @@ def test_folds_leave_out_some_of_every_kind_and_never_controls(pair):
         assert mask.any() and not (mask & many.is_control).any()
         assert all(len(specs[code].parts) == 2 for code in np.unique(condition[mask]))  # features are off: no single leaves
     assert list(folds(cells, False, 0)) == []  # one pair is too few
+
+
+def test_a_fold_that_would_leave_nothing_to_measure_is_not_made():
+    """Every line has its own perturbation: leaving out lines and perturbations together may leave none."""
+    specs = (CONTROL, *(ConditionSpec((x,), (1.0,)) for x in "ABC"))
+    condition, context = np.tile([0, 1, 0, 2, 0, 3], 10), np.tile([0, 0, 1, 1, 2, 2], 10)
+    lines = replace(screen(np.zeros((60, 3)), condition, specs, context), contexts=(("x",), ("y",), ("z",)))
+    for seed in range(30):
+        for left_out in folds(lines, True, seed):
+            assert (~left_out & ~lines.is_control).any()

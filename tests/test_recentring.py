@@ -11,7 +11,7 @@ from counterflow.data.schema import Setup
 from counterflow.data.screen import read_screen
 from counterflow.fitting import fit_gene_rule, fit_rule, fit_space, states_of
 from counterflow.prediction import Correction, Sampling
-from counterflow.recentring import Recentring, Trust
+from counterflow.recentring import Origins, Recentring, Trust
 from counterflow.spaces import build
 
 
@@ -20,7 +20,12 @@ def test_the_mean_is_set_and_the_spread_is_scaled():
     control, after = torch.randn(2, 50, 3, generator=generator)
     moved = after - control
     correction = Correction(
-        torch.tensor([[1.0, 2.0, 3.0]]), moved.mean(0, keepdim=True), torch.tensor([0.5]), None, np.zeros(50, dtype=np.int64)
+        torch.tensor([[1.0, 2.0, 3.0]]),
+        moved.mean(0, keepdim=True),
+        torch.tensor([0.5]),
+        torch.zeros(1, 3),
+        None,
+        np.zeros(50, dtype=np.int64),
     )
     result = correction.apply(control, after, np.arange(50)) - control
     assert torch.allclose(result.mean(0), torch.tensor([1.0, 2.0, 3.0]), atol=1e-5)
@@ -47,7 +52,7 @@ def corrected(fitted, trust, reference=None, some=None, scale=1.0):
         return torch.ones_like(states) * torch.linspace(-1, 1, len(states))[:, None] + 5.0
 
     support = ["seen"] * len(cells.cells)
-    return spec, rule.correction(spec, cells, support, reference, space, flow, {"seen": trust}, scale=scale, calibrated=True)
+    return spec, rule.correction(spec, cells, support, Origins(reference, space), flow, {"seen": trust}, scale=scale, calibrated=True)
 
 
 def test_without_trust_the_mean_is_the_rules_and_with_full_trust_the_flows(fitted):

@@ -14,7 +14,7 @@ from counterflow.errors import ConfigError
 if TYPE_CHECKING:
     from counterflow.model import CounterFlow
 
-DEFAULT_STEPS = 600
+DEFAULT_STEPS = 200
 WIDTHS = range(8, 4097, 8)
 
 

@@ -29,6 +29,7 @@ _FOLDS, _OF = 2, 3  # conditions are dealt into three parts; two of them are lef
 _FEWEST = 3  # eligible conditions of a kind
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the spread
 _COMPARED = 256  # cells
+MOST_JUDGED = 64  # conditions and contexts of a fit, evenly chosen: enough to tell a weight
 
 
 def kind_of(spec: ConditionSpec, measured: frozenset[ConditionSpec]) -> str:
@@ -60,7 +61,9 @@ def folds(screen: Screen, has_features: bool, seed: int) -> Iterator[np.ndarray]
         mask = np.zeros(len(screen.cells), dtype=bool)
         for axis, value in (item for items in dealt for item in items[fold::_OF]):
             mask |= _cells(screen, axis, value)
-        yield mask & ~screen.is_control
+        left_out = mask & ~screen.is_control
+        if (~left_out & ~screen.is_control & np.isin(screen.context, screen.context[screen.is_control])).any():
+            yield left_out
 
 
 def _cells(screen: Screen, axis: str, value: int | str) -> np.ndarray:
@@ -101,15 +104,17 @@ def judge(
     everything = not (kept & ~screen.is_control).any()
     measured = frozenset(screen.conditions[code] for code in np.unique(screen.condition[kept]))
     met = set(np.unique(screen.context[kept & ~screen.is_control]))
-    for code, context in sorted(set(zip(screen.condition[judged].tolist(), screen.context[judged].tolist(), strict=True))):
+    units = sorted(set(zip(screen.condition[judged].tolist(), screen.context[judged].tolist(), strict=True)))
+    for code, context in (units[i] for i in np.unique(np.linspace(0, len(units) - 1, min(MOST_JUDGED, len(units))).astype(int))):
         spec = screen.conditions[code]
         target = states(np.flatnonzero(judged & (screen.condition == code) & (screen.context == context)))
-        control_rows = np.flatnonzero(screen.is_control & (screen.context == context))
-        if not len(control_rows) or min(len(target), len(control_rows)) < 2:
+        controls = np.flatnonzero(screen.is_control & (screen.context == context))
+        if min(len(target), len(controls)) < 2:
             continue
+        here = states(controls).double().mean(0).numpy()
+        control_rows = controls[np.linspace(0, len(controls) - 1, min(_COMPARED, len(controls))).astype(int)]
         control = states(control_rows)
         moved = displacement(control_rows, spec)
-        here = control.double().mean(0).numpy()
         by_rule = rule.effect(spec, screen.contexts[context], here)
         missed = target.double().mean(0).numpy() - here - by_rule
         beyond = rule.anchor(spec) + moved.double().mean(0).numpy() - by_rule

@@ -31,7 +31,7 @@ from counterflow.footprint import Footprint, check_memory, footprint
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
 from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, displaced, made_by, new_cells, stack, to_anndata
-from counterflow.recentring import Recentring, Trust
+from counterflow.recentring import Origins, Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
 from counterflow.requests import check_library, check_n_cells, matching_rows, requested_specs, support_labels, trusted
@@ -67,12 +67,13 @@ class CounterFlow:
         ``coexpression``, ``learned``, or a DataFrame indexed by perturbation name; its ``attrs["fitted_on"]``, the names of the cells
         it was computed on (``[]`` for none), lets the leak audit know.
     anchor
-        ``additive``: the flow starts from the additive rule and learns what it misses (default with a control source; fits the flow
-        two more times on less data to learn how far it holds). ``none``: the flow learns the whole effect (default with noise).
+        ``additive``: means come from the measured rule, and the flow learns what the sum of the parts misses (default with a control
+        source; fits the flow two more times on less data to learn how far it is trusted). ``none``: the flow learns the whole effect
+        (default with noise).
     n_top_genes
         Model this many highly variable genes (and the perturbed ones); ``None`` models all genes of the file.
     keep_controls
-        Control cells per context that are stored inside the model for `generate`; 0 stores none.
+        Control cells per context that are stored inside the model, for `generate` and to set means on; 0 stores none.
     seed
         Seed of everything random in the fit.
 
@@ -246,7 +247,7 @@ class CounterFlow:
         Parameters
         ----------
         max_epochs, max_steps
-            Length; an epoch is as many steps as it takes to see as many cells as there are. Default: 600 steps.
+            Length; an epoch is as many steps as it takes to see as many cells as there are. Default: 200 steps.
         max_seconds
             Length in processor seconds, over all of what is fitted: a few steps are timed and `n_steps_trained` is set from that, at least
             1, so that the same number given as `max_steps` repeats the fit.
@@ -407,6 +408,11 @@ class CounterFlow:
             One row per condition and control cell. ``X``: log1p of counts per 10,000; ``layers["counts"]`` (integers) and
             ``layers["mean"]`` (their expectation); ``obs``: that of the control with the new condition, ``source_cell`` and
             ``support`` (``seen``, ``components-seen``, ``features-only``, ``unseen-context``); ``uns["counterflow"]``: how it was made.
+
+        Notes
+        -----
+        A cell comes out alike in any company, but where the model keeps no control cells of its context (a new donor, or
+        ``keep_controls=0``): there the means are set on the given cells together.
         """
         self._check_trained()
         how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed, decoder)
@@ -417,7 +423,7 @@ class CounterFlow:
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
         cells, obs, var = self._controls(adata, missing_genes)
         names, cells = cells.cells, replace(cells, cells=distinct_names(cells.cells))
-        device = next(self.module.parameters()).device
+        device, origins = next(self.module.parameters()).device, self._origins()
         blocks = []
         for i, spec in enumerate(specs):
             rows = matching_rows(obs, dict(table.iloc[i]))
@@ -428,7 +434,7 @@ class CounterFlow:
             ids, factual = self._ids(spec, some), self._ids(ConditionSpec(), some)
             support = support_labels(spec, some, self.vocabulary)
             with compiled(self.module.backbone, compile):
-                correction = self._correction(spec, some, support, how, calibrated=decoder == "calibrated")
+                correction = self._correction(spec, some, support, origins, how, calibrated=decoder == "calibrated")
                 counts, expected = counterfactual(self.module, self.space, some, ids, factual, correction, how, decoder, device)
             named = describe_rows(obs.iloc[rows], spec, self.setup, [names[row] for row in rows], support)
             blocks.append(to_anndata(counts, expected, some.library, named, var, made_by(self.config, how, specs, self.setup)))
@@ -468,7 +474,7 @@ class CounterFlow:
             if key not in obs:
                 raise ConfigError(f"covariates has {key!r}, which setup_anndata did not name: {near(key, obs.columns)}")
             table[key] = level
-        device = next(self.module.parameters()).device
+        device, origins = next(self.module.parameters()).device, self._origins()
         blocks = []
         for i, spec in enumerate(specs):
             rows = matching_rows(obs, dict(table.iloc[i]))
@@ -477,7 +483,9 @@ class CounterFlow:
             some = cells.rows(rows)
             library = self.reference.draw_libraries(some, seed)
             support = support_labels(spec, some, self.vocabulary)
-            correction = self._correction(spec, some, support, how, calibrated=self.rule is not None and self.space.decoder == "transport")
+            correction = self._correction(
+                spec, some, support, origins, how, calibrated=self.rule is not None and self.space.decoder == "transport"
+            )
             counts, expected = new_cells(self.module, self.space, some, library, self._ids(spec, some), correction, how, device)
             first = n_cells * specs[:i].count(spec)  # asked for in another context before
             named = describe_rows(obs.iloc[rows], spec, self.setup, [f"new{first + n}" for n in range(n_cells)], support)
@@ -536,7 +544,12 @@ class CounterFlow:
     def _ids(self, spec: ConditionSpec, cells: Screen) -> ConditionIds:
         return self.vocabulary.ids([spec] * len(cells.cells), {key: list(cells.covariates[key]) for key in self.vocabulary.covariates})
 
-    def _correction(self, spec: ConditionSpec, cells: Screen, support: Sequence[str], how: Sampling, *, calibrated: bool) -> Correction:
+    def _origins(self) -> Origins:
+        return Origins(self.reference.cells(self.setup, self.genes)[0] if len(self.reference.library) else None, self.space)
+
+    def _correction(
+        self, spec: ConditionSpec, cells: Screen, support: Sequence[str], origins: Origins, how: Sampling, *, calibrated: bool
+    ) -> Correction:
         if self.rule is None or not spec.parts:
             return Correction.none(len(cells.cells), int(np.prod(self.space.state_shape)))
         device = next(self.module.parameters()).device
@@ -545,10 +558,15 @@ class CounterFlow:
             ids, factual = self._ids(spec, controls), self._ids(ConditionSpec(), controls)
             return displaced(self.module, states.to(device), controls, ids, factual, how).cpu()
 
-        reference = self.reference.cells(self.setup, self.genes)[0] if len(self.reference.library) else None
-        trust = trusted(spec, self.vocabulary, self.trust)
         return self.rule.correction(
-            spec, cells, support, reference, self.space, displacement, trust, scale=how.effect_scale, calibrated=calibrated
+            spec,
+            cells,
+            support,
+            origins,
+            displacement,
+            trusted(spec, self.vocabulary, self.trust),
+            scale=how.effect_scale,
+            calibrated=calibrated,
         )
 
     # ------------------------------------------------------------------ files

@@ -90,6 +90,7 @@ class Correction:
     shift: Tensor  # K x S
     center: Tensor  # K x S, mean displacement by the flow alone
     spread: Tensor  # K
+    anchor: Tensor  # K x S, what was taken off the targets in training: what starts at noise gets it back
     factor: np.ndarray | None  # K x G, multiplies expected counts
     group: np.ndarray  # n, of each cell
 
@@ -97,7 +98,7 @@ class Correction:
     def none(cls, n: int, n_features: int) -> Correction:
         """The flow as it is."""
         zero = torch.zeros(1, n_features)
-        return cls(zero, zero, torch.ones(1), None, np.zeros(n, dtype=np.int64))
+        return cls(zero, zero, torch.ones(1), zero, None, np.zeros(n, dtype=np.int64))
 
     def apply(self, control: Tensor, after: Tensor, rows: np.ndarray) -> Tensor:
         """States from the flow's end points."""
@@ -199,7 +200,7 @@ def new_cells(
         noise = torch.from_numpy(cell_noise(how.seed, seeds[rows], control.shape[1])).to(device) if module.source == "noise" else None
         some = _rows(ids, rows, device)
         end = solve(module, control.to(device), noise, some, some, how).cpu()
-        after = correction.apply(control, end, rows) if noise is None else end
+        after = correction.apply(control, end, rows) if noise is None else end + correction.anchor[torch.from_numpy(correction.group[rows])]
         _check_finite(after)
         expected = correction.rates(space.decode(after, exposure[rows]), rows)
         drawn = round_counts(expected) if space.decoder == "round" else draw_nb(expected, dispersion, how.seed, seeds[rows])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from counterflow.data.screen import Screen
-from counterflow.effects.kriging import KrigedRule, MeasuredEffects
+from counterflow.effects.kriging import KrigedRule, Level, MeasuredEffects
 from counterflow.prediction import Correction
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.spaces.calibrated import gene_factors
@@ -30,6 +30,35 @@ class Trust:
 
 
 NONE = Trust(0.0, 0.0)
+
+
+class Origins:
+    """The control cells that corrections are measured on: those of the model in each context, once encoded; without any there, given ones.
+
+    `N_CELLS` of them, repeated where there are fewer.
+    """
+
+    def __init__(self, reference: Screen | None, space: StateSpace) -> None:
+        self.reference, self.space = reference, space
+        self._known: dict[Level, tuple[Screen, Tensor]] = {}
+
+    def of(self, cells: Screen, context: int) -> tuple[Screen, Tensor]:
+        """Controls and their states, for a context of `cells`."""
+        level = cells.contexts[context]
+        if level in self._known:
+            return self._known[level]
+        known = self.reference is not None and level in self.reference.contexts
+        if self.reference is not None and known:
+            cells, context = self.reference, self.reference.contexts.index(level)
+        here = np.flatnonzero(cells.context == context)
+        seeds = cell_seeds([cells.cells[row] for row in here])
+        here = np.sort(here[np.argsort(seeds)][:N_CELLS])
+        chosen = cells.rows(np.tile(here, -(-N_CELLS // len(here))))
+        chosen = replace(chosen, cells=distinct_names(chosen.cells))
+        found = chosen, self.space.encode(chosen.counts, chosen.library)
+        if known:
+            self._known[level] = found
+        return found
 
 
 @dataclass(frozen=True)
@@ -72,8 +101,7 @@ class Recentring:
         spec: ConditionSpec,
         cells: Screen,
         support: Sequence[str],
-        reference: Screen | None,
-        space: StateSpace,
+        origins: Origins,
         displacement: Callable[[Screen, Tensor], Tensor],
         trust: Mapping[str, Trust],
         *,
@@ -84,8 +112,8 @@ class Recentring:
 
         Parameters
         ----------
-        reference
-            Control cells of the model: a context is measured on those it has there, else on the given cells.
+        origins
+            The control cells to measure on.
         displacement
             (controls, their states) -> by how much the flow alone moves them (n x S).
         trust
@@ -97,23 +125,24 @@ class Recentring:
         """
         labels = list(zip(cells.context.tolist(), support, strict=True))
         groups = sorted(set(labels))
+        anchor = scale * self.states.anchor(spec)
         shift, center, spread, factor = [], [], [], []
         for context, label in groups:
-            controls = _measured_on(cells, context, reference)
+            controls, state = origins.of(cells, context)
             level = cells.contexts[context]
-            state = space.encode(controls.counts, controls.library)
             moved = displacement(controls, state).mean(0).double().numpy()
             here = state.double().mean(0).numpy()
             rule = scale * self.states.effect(spec, level, here)
             center.append(moved)
-            shift.append(rule + trust[label].mean * (scale * self.states.anchor(spec) + moved - rule))
+            shift.append(rule + trust[label].mean * (anchor + moved - rule))
             spread.append(trust[label].spread)
             if calibrated:
-                factor.append(self._factors(spec, level, controls, state, rule, space, scale))
+                factor.append(self._factors(spec, level, controls, state, rule, origins.space, scale))
         return Correction(
             torch.from_numpy(np.array(shift, dtype=np.float32)),
             torch.from_numpy(np.array(center, dtype=np.float32)),
             torch.tensor(spread, dtype=torch.float32),
+            torch.from_numpy(anchor.astype(np.float32)).expand(len(groups), -1),
             np.array(factor) if calibrated else None,
             np.array([groups.index(label) for label in labels], dtype=np.int64),
         )
@@ -135,13 +164,3 @@ class Recentring:
         wanted = np.maximum(mean + scale * self.genes.effect(spec, level, mean), 0)
         dispersion = space.dispersion.cpu().numpy()
         return gene_factors(controls.counts.toarray(), controls.library, before, after, wanted, dispersion, cell_seeds(controls.cells))
-
-
-def _measured_on(cells: Screen, context: int, reference: Screen | None) -> Screen:
-    """The controls of this context in the model; without any there, the given ones. `N_CELLS` of them, repeated where there are fewer."""
-    if reference is not None and cells.contexts[context] in reference.contexts:
-        cells, context = reference, reference.contexts.index(cells.contexts[context])
-    here = np.flatnonzero(cells.context == context)
-    here = np.sort(here[np.argsort(cell_seeds(cells.cells)[here])][:N_CELLS])
-    chosen = cells.rows(np.tile(here, -(-N_CELLS // len(here))))
-    return replace(chosen, cells=distinct_names(chosen.cells))

@@ -1,7 +1,5 @@
 """Mean effects, and the additive rule: exact where it must be."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -103,11 +101,3 @@ def test_shrinkage_takes_noise_off_and_never_turns_an_effect_round():
     shrunk = AdditiveRule.fit(measured, shrink=True)
     np.testing.assert_allclose(shrunk(spec("A")), 0.8 * np.array([3.0, 4.0]))
     assert shrunk(spec("B")).tolist() == [0, 0]
-
-
-def test_saved_and_read_back():
-    both = curve({(1.0, 2.0): 4.0, (3.0, 6.0): 20.0})
-    names, values = both.to_arrays()
-    again = AdditiveRule.from_arrays([tuple(row) for row in json.loads(json.dumps(names))], values)
-    for condition in (spec(), spec("A", dose=2.0, time=3.0), spec("A", "X", time=6.0)):
-        np.testing.assert_allclose(again(condition), both(condition), rtol=1e-6)

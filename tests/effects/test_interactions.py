@@ -22,7 +22,7 @@ def fitted(parts, pairs, effects, n=25):
 
 
 def squared(fit, parts, pairs, truth, n=25):
-    mine = sum(((fit(parts[list(p)].sum(0), p) - t) ** 2).sum() for p, t in zip(pairs[n:], truth[n:], strict=True))
+    mine = sum(((fit(parts[list(p)].sum(0), parts[list(p)]) - t) ** 2).sum() for p, t in zip(pairs[n:], truth[n:], strict=True))
     plain = sum(((parts[list(p)].sum(0) - t) ** 2).sum() for p, t in zip(pairs[n:], truth[n:], strict=True))
     return mine, plain
 
@@ -66,12 +66,12 @@ def test_the_order_of_the_parts_says_nothing_and_three_parts_are_taken():
     parts, pairs, _, effects = screen(rng, lambda total, a, b: 0.7 * total + a * b / 10)
     fit = fitted(parts, pairs, effects)
     total = parts[0] + parts[3]
-    assert fit(total, (0, 3)) == pytest.approx(fit(total, (3, 0)))
-    assert np.isfinite(fit(parts[[0, 3, 5]].sum(0), (0, 3, 5))).all()
+    assert fit(total, parts[[0, 3]]) == pytest.approx(fit(total, parts[[3, 0]]))
+    assert np.isfinite(fit(parts[[0, 3, 5]].sum(0), parts[[0, 3, 5]])).all()
 
 
 def test_with_fewer_than_three_combinations_nothing_is_learnt():
     rng = np.random.default_rng(0)
     parts, pairs, _, effects = screen(rng, lambda total, a, b: 0.1 * total)
     fit = fitted(parts, pairs, effects, n=2)
-    assert np.array_equal(fit(parts[0] + parts[1], (0, 1)), parts[0] + parts[1])
+    assert np.array_equal(fit(parts[0] + parts[1], parts[:2]), parts[0] + parts[1])

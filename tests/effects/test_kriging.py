@@ -184,3 +184,40 @@ def test_a_group_of_few_cells_is_not_taken_for_certain():
     condition = np.repeat([0, 1], [50, 2])
     one = MeasuredEffects.measure(lambda rows: cells[rows], [spec(), spec("A")], condition, [()], np.zeros(52, dtype=int))
     assert 0.2 < one.noise[0, 0] < 0.6
+
+
+def timed(rng, times, pairs_at, truth_factor=1.0):
+    """Singles at `times`, whose effects grow with time, and pairs at `pairs_at` that add up (times `truth_factor`)."""
+    full = rng.normal(size=(6, FEATURES))
+    names = "ABCDEF"
+    specs = [spec(name, time=time) for time in times for name in names]
+    effects = [full[names.index(s.parts[0])] * s.time / max(times) for s in specs]
+    for a in range(5):
+        specs.append(spec(names[a], names[a + 1], time=pairs_at))
+        effects.append(truth_factor * (full[a] + full[a + 1]) * pairs_at / max(times))
+    return full, KrigedRule(measured(np.array(effects)[:, None], 1e-8, controls(rng, 1), specs))
+
+
+def test_combinations_are_learnt_from_their_parts_at_the_same_time():
+    """Pairs at 24 h whose parts were also measured at 6 h, where they do a quarter: they still add up."""
+    rng = np.random.default_rng(0)
+    full, rule = timed(rng, (6.0, 24.0), 24.0)
+    assert rule.interactions.factor == pytest.approx(1.0, abs=0.01)
+    predicted = rule.effect(spec("A", "F", time=24.0), ("c0",), np.ones(FEATURES))
+    assert predicted == pytest.approx(full[0] + full[5], abs=0.1)
+
+
+def test_a_combination_at_time_zero_does_nothing():
+    rng = np.random.default_rng(0)
+    _, rule = timed(rng, (12.0, 24.0), 24.0, truth_factor=0.5)
+    assert rule.interactions.factor == pytest.approx(0.5, abs=0.05)
+    assert np.abs(rule.effect(spec("A", "F", time=0.0), ("c0",), np.ones(FEATURES))).max() < 1e-6
+    late = np.linalg.norm(rule.effect(spec("A", "F", time=24.0), ("c0",), np.ones(FEATURES)))
+    assert np.linalg.norm(rule.effect(spec("A", "F", time=12.0), ("c0",), np.ones(FEATURES))) < 0.7 * late
+
+
+def test_contexts_with_the_very_same_controls_give_numbers():
+    rng = np.random.default_rng(0)
+    control = np.tile(controls(rng, 1), (3, 1))
+    rule = KrigedRule(measured(rng.normal(size=(1, 3, FEATURES)), 0.1, control))
+    assert np.isfinite(rule.effect(spec("A"), ("c0",), control[0])).all()

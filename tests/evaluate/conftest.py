@@ -37,9 +37,9 @@ class Honest:
 
     def predict(self, adata: AnnData, conditions: pd.DataFrame) -> AnnData:
         name = self.ask(str(conditions["perturbation"].iloc[0]))
-        rows = adata.obs_names
+        rows = [name.split("-")[0] for name in adata.obs_names]  # a control that comes again has a suffix
         before, after = (self.screen.counterfactual(rows, what) for what in ("control", name))
-        seeds = cell_seeds(list(rows))
+        seeds = cell_seeds(rows)
         moved = transport(adata.X, before, after, np.full(adata.n_vars, np.inf), 0, seeds)
         control, cells = log1p(adata.X.toarray()), log1p(moved.astype(float))
         if self.change is not None:

@@ -1,3 +1,4 @@
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -169,3 +170,31 @@ def test_errors_say_what_to_do(simulated, honest):
     declare(bare, Setup("perturbation", "control"))
     with pytest.raises(DataError, match="split_key"):
         evaluate({}, bare)
+
+
+def test_a_backed_screen_and_few_controls_are_scored_like_any_other(simulated, honest, tmp_path):
+    few = simulated.adata[::2].copy()
+    few.write_h5ad(tmp_path / "screen.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "screen.h5ad", backed="r")
+    one, two = (evaluate({"honest": honest}, adata, metrics=("mse",), n_halvings=1).rows for adata in (few, backed))
+    np.testing.assert_array_equal(one["value"], two["value"])
+
+
+def test_predictions_start_from_whole_repeats_of_few_controls(simulated):
+    """At least 200 of them, each as often as any other."""
+    seen = {}
+
+    class Watch:
+        def predict(self, adata, conditions):
+            seen["cells"] = np.bincount(pd.factorize(adata.obs["n_counts"].to_numpy())[0])
+            return log_controls(adata)
+
+    def log_controls(adata):
+        x = adata.X.toarray()
+        return AnnData(np.log1p(1e4 * x / x.sum(1, keepdims=True)), obs=adata.obs.copy(), var=adata.var.copy())
+
+    rows = simulated.adata.obs["perturbation"].astype(str).to_numpy()
+    kept = np.ones(len(rows), dtype=bool)
+    kept[np.flatnonzero(rows == "control")[30:]] = False
+    evaluate({"watch": Watch()}, simulated.adata[kept].copy(), metrics=("mse",), n_halvings=1)
+    assert seen["cells"].sum() >= 200

@@ -37,3 +37,17 @@ def test_a_gene_that_is_wanted_silent_falls_and_nothing_is_infinite():
     before = np.full((50, 2), 3.0)
     factor = gene_factors(counts, library, before, before, np.array([0.0, np.log1p(30.0)]), np.full(2, np.inf), seeds)
     assert np.isfinite(factor).all() and factor[0] < 0.02 and factor[1] == pytest.approx(1, abs=0.1)
+
+
+def test_means_are_set_where_a_state_knows_the_counts_of_its_cell():
+    """Newton steps with the slope of Poisson counts overshoot here: cells with many counts are those that are thinned most."""
+    rng = np.random.default_rng(0)
+    library, seeds = np.full(CELLS, 2000.0), np.arange(CELLS, dtype=np.uint64)
+    counts = rng.poisson(rng.gamma(0.5, 2.0, (CELLS, GENES)))
+    before = 0.2 + counts.astype(float)
+    expression = np.log1p(1e4 * counts / library[:, None]).mean(0)
+    wanted = expression * rng.uniform(0.4, 1.3, GENES)
+    decoded, theta = before * rng.uniform(0.5, 2, GENES), np.full(GENES, 2.0)
+    factor = gene_factors(counts, library, before, decoded, wanted, theta, seeds)
+    moved = transport(counts, before, decoded * factor, theta, 0, seeds)
+    assert np.abs(np.log1p(1e4 * moved / library[:, None]).mean(0) - wanted).max() < 0.02

@@ -80,19 +80,6 @@ class AdditiveRule:
         means = [np.mean(list(levels.values()), 0) for levels in curves.values()]
         return cls(curves, np.mean(means, 0))
 
-    def to_arrays(self) -> tuple[list[tuple[str, float, float]], np.ndarray]:
-        """Names of the rows, and the rows: every measured level, then the generic effect."""
-        rows = [((part, *level), value) for part, levels in self.curves.items() for level, value in levels.items()]
-        return [name for name, _ in rows], np.array([*(value for _, value in rows), self.generic], dtype=np.float32)
-
-    @classmethod
-    def from_arrays(cls, names: Sequence[tuple[str, float, float]], values: np.ndarray) -> AdditiveRule:
-        """Inverse of `to_arrays`."""
-        curves: dict[str, dict[tuple[float, float], np.ndarray]] = {}
-        for (part, dose, time), value in zip(names, values, strict=False):
-            curves.setdefault(part, {})[float(dose), float(time)] = value
-        return cls(curves, values[-1])
-
     def __call__(self, spec: ConditionSpec) -> np.ndarray:
         """Effect of `spec` (F); zero for the control."""
         total = np.zeros_like(self.generic)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,12 +118,11 @@ class KrigedRule:
     def __init__(self, measured: MeasuredEffects, floor: float | None = None) -> None:
         self.measured, self.floor = measured, floor
         self.between = self._between()
-        self._rules: dict[Level, AdditiveRule] = {}
+        self._rules: dict[Level | bytes, AdditiveRule] = {}
         self._row = {spec: i for i, spec in enumerate(measured.specs)}
-        self._alone = {spec.parts[0]: spec for spec in reversed(measured.specs) if len(spec.parts) == 1}
-        self.interactions = self._interactions()
+        self._alone = frozenset(spec.parts[0] for spec in measured.specs if len(spec.parts) == 1)
 
-    @property
+    @cached_property
     def anchor(self) -> AdditiveRule:
         """The additive rule of the plain means over contexts: what a flow is trained on top of."""
         m = self.measured
@@ -131,18 +131,19 @@ class KrigedRule:
 
     def at(self, level: Level, control: NDArray | None = None) -> AdditiveRule:
         """The rule in a context; `control` (F), the mean of its controls, is needed only where training has none of that level."""
-        if level in self._rules:
-            return self._rules[level]
         known = level in self.measured.levels
         if known:
             control = self.measured.control[self.measured.levels.index(level)]
         elif control is None:
             raise DataError(f"no control cell of {level} was in training: give its controls")
+        key = level if known else np.asarray(control, dtype=np.float64).tobytes()
+        if key in self._rules:
+            return self._rules[key]
         effects = np.array([self._effect(s, control) for s in range(len(self.measured.specs))])
         rule = AdditiveRule.fit(MeanEffects(self.measured.specs, effects, np.zeros(len(effects))))
         rule = replace(rule, generic=_predictive(rule) * rule.generic)
-        if known:
-            self._rules[level] = rule
+        self._rules = {name: kept for name, kept in self._rules.items() if known or isinstance(name, tuple)}  # of strangers, the last
+        self._rules[key] = rule
         return rule
 
     def effect(self, spec: ConditionSpec, level: Level, control: NDArray) -> NDArray[np.float64]:
@@ -151,31 +152,40 @@ class KrigedRule:
             value = self._effect(self._row[spec], control)
         else:
             value = self.at(level, control)(spec)
-            if len(spec.parts) > 1 and self._alone.keys() >= set(spec.parts):
-                value = self.interactions(value, self._members(spec))
+            if len(spec.parts) > 1 and self._alone >= set(spec.parts):
+                value = self.interactions(value, np.array([self._average(part) for part in _parts(spec)]))
         return value if self.floor is None else np.maximum(control + value, self.floor) - control
 
-    def _members(self, spec: ConditionSpec) -> tuple[int, ...]:
-        names = sorted(self._alone)
-        return tuple(names.index(part) for part in spec.parts)
+    @cached_property
+    def _average(self) -> AdditiveRule:
+        """Parts as measured alone, shrunk, mean over contexts."""
+        singles = [i for i, spec in enumerate(self.measured.specs) if len(spec.parts) == 1]
+        effects = np.array([shrunk(*self._mean(i)) for i in singles])
+        return AdditiveRule.fit(MeanEffects(tuple(self.measured.specs[i] for i in singles), effects, np.zeros(len(singles))))
 
-    def _interactions(self) -> Interactions:
+    def _mean(self, spec: int) -> tuple[NDArray, NDArray]:
+        """Effect of a condition and variance of its error, mean over contexts."""
+        units = self.measured.spec_of == spec
+        return self.measured.effect[units].astype(np.float64).mean(0), self.measured.noise[units].astype(np.float64).mean(0) / units.sum()
+
+    @cached_property
+    def interactions(self) -> Interactions:
         """From combinations whose parts were all measured alone, each at its mean over contexts."""
         m = self.measured
-        combined = [i for i, spec in enumerate(m.specs) if len(spec.parts) > 1 and self._alone.keys() >= set(spec.parts)]
+        combined = [i for i, spec in enumerate(m.specs) if len(spec.parts) > 1 and self._alone >= set(spec.parts)]
         if not combined:
             return Interactions.none()
-
-        def mean(spec: int) -> tuple[NDArray, float]:
-            units = m.spec_of == spec
-            noise = m.noise[units].astype(np.float64).mean(0) / units.sum()
-            return shrunk(m.effect[units].astype(np.float64).mean(0), noise), float(noise.mean())
-
-        parts = [mean(self._row[self._alone[name]]) for name in sorted(self._alone)]
-        members = [self._members(m.specs[i]) for i in combined]
-        effects = np.array([m.effect[m.spec_of == i].astype(np.float64).mean(0) for i in combined])
-        noise = np.array([mean(i)[1] + sum(parts[row][1] for row in rows) for i, rows in zip(combined, members, strict=True)])
-        return Interactions.fit(np.array([part for part, _ in parts]), members, effects, noise)
+        row: dict[ConditionSpec, int] = {}
+        members = []
+        for i in combined:
+            members.append(tuple(row.setdefault(part, len(row)) for part in _parts(m.specs[i])))
+        errors: dict[str, list[float]] = {}
+        for i, spec in enumerate(m.specs):
+            if len(spec.parts) == 1:
+                errors.setdefault(spec.parts[0], []).append(float(self._mean(i)[1].mean()))
+        noise = [float(self._mean(i)[1].mean()) + sum(float(np.mean(errors[part])) for part in m.specs[i].parts) for i in combined]
+        effects = np.array([self._mean(i)[0] for i in combined])
+        return Interactions.fit(np.array([self._average(part) for part in row]), members, effects, np.array(noise))
 
     def _effect(self, spec: int, control: NDArray) -> NDArray:
         """One measured condition in a context with these controls (F)."""
@@ -203,36 +213,38 @@ class KrigedRule:
         own = np.clip((at - self._center) / self._spread, -OWN_LIMIT, OWN_LIMIT)
         return kernel[None] + SLOPE * np.einsum("uf,vf->fuv", own, own)
 
-    def _between(self) -> NDArray:
-        """Variance (P x F) of the deviations, from conditions measured in several contexts: half its own, half pooled over features."""
+    def _between(self) -> dict[int, NDArray]:
+        """Variance (F) of the deviations of each condition measured in several contexts: half its own, half pooled over features."""
         m = self.measured
         distances = _distances(m.control)[np.triu_indices(len(m.control), 1)]
-        self._unit = float(np.median(distances)) if len(distances) else 1.0
+        self._unit = max(float(np.median(distances)) if len(distances) else 1.0, 1e-6 * float(np.linalg.norm(m.control[0])), 1e-12)
         self._center, self._spread = m.control.mean(0), m.control.std(0) + 0.05
-        result = np.zeros((len(m.specs), m.effect.shape[1]))
-        raw, size, error = np.zeros_like(result), np.zeros_like(result), np.zeros_like(result)
-        several = []
+        raw, size, error = {}, {}, {}
         for spec in range(len(m.specs)):
             units = np.flatnonzero(m.spec_of == spec)
             n = len(units)
             if n < 2:
                 continue
-            several.append(spec)
             kernel = np.exp(-REACH * (_distances(m.control[m.level_of[units]]) / self._unit) ** 2)
             alike = (kernel.sum() - n) / (n * (n - 1))
             y, noise = m.effect[units].astype(np.float64), m.noise[units].astype(np.float64).mean(0)
             raw[spec] = (y.var(0, ddof=1) - noise) / max(1.0 - alike, 0.05)
             size[spec], error[spec] = np.maximum(y.mean(0) ** 2 - noise / n, 0), noise
-        if several:
-            design = np.stack([size[several].ravel(), error[several].ravel()], 1)
-            slope = np.maximum(np.linalg.lstsq(design, raw[several].ravel(), rcond=None)[0], 0)
-            pooled = slope[0] * size + slope[1] * error
-            positive = np.maximum(raw, 0)
-            real = np.maximum(raw.sum(1), 0) / np.maximum(
-                positive.sum(1), 1e-12
-            )  # 0 where noise explains it all, 1 where it explains nothing
-            result[several] = (real[:, None] * (0.5 * positive + 0.5 * pooled))[several]
+        if not raw:
+            return {}
+        design = np.stack([np.concatenate(list(size.values())), np.concatenate(list(error.values()))], 1)
+        slope = np.maximum(np.linalg.lstsq(design, np.concatenate(list(raw.values())), rcond=None)[0], 0)
+        result = {}
+        for spec in raw:
+            positive = np.maximum(raw[spec], 0)
+            real = max(float(raw[spec].sum()), 0.0) / max(float(positive.sum()), 1e-12)  # 0 where noise explains it all
+            result[spec] = real * (0.5 * positive + 0.5 * (slope[0] * size[spec] + slope[1] * error[spec]))
         return result
+
+
+def _parts(spec: ConditionSpec) -> list[ConditionSpec]:
+    """Its parts alone, at the doses and the time they have in it."""
+    return [ConditionSpec((part,), (dose,), spec.time) for part, dose in zip(spec.parts, spec.doses, strict=True)]
 
 
 def _predictive(rule: AdditiveRule) -> float:

@@ -41,7 +41,10 @@ class Predictor(Protocol):
     """Anything trained that turns control cells into cells under other conditions: a `CounterFlow`, a baseline, yours."""
 
     def predict(self, adata: AnnData, conditions: pd.DataFrame, /) -> AnnData:
-        """Cells of `adata` under `conditions` (a DataFrame with the setup's columns); ``X`` is log1p of counts per 10,000."""
+        """Cells of `adata` under `conditions` (a DataFrame with the setup's columns); ``X`` is log1p of counts per 10,000.
+
+        Rows are in the order of `adata`. Few controls come several times, the later ones with a suffix ("-1") to their name.
+        """
         ...
 
 
@@ -143,10 +146,14 @@ def _check_names(predictors: Mapping[str, Predictor], metrics: Sequence[str], ba
 
 def _predict_all(predictors: Mapping[str, Predictor], adata: AnnData, truth: Truth, unit: Unit) -> dict[str, AnnData]:
     sources = truth.contexts[unit.context_code].sources
-    repeated = np.tile(sources, -(-FEWEST_PREDICTED // len(sources)))
+    if len(sources) < 2:
+        raise DataError(
+            f"{unit.context or 'the screen'} has {len(sources)} control cells: at least 2 are needed to score {unit.condition!r}"
+        )
+    repeated = np.tile(np.arange(len(sources)), -(-FEWEST_PREDICTED // len(sources)))
     with warnings.catch_warnings():  # of names that are made unique on the next line
         warnings.filterwarnings("ignore", "Observation names are not unique")
-        controls = adata[repeated].copy()
+        controls = adata[sources].to_memory()[repeated].copy()
         controls.obs_names_make_unique()
     result = {}
     for name, predictor in predictors.items():
