@@ -13,6 +13,7 @@ ROOMS = {"nn", "backbones", "flow", "diffusion", "spaces", "conditions", "data",
 MODEL_PARTS = (
     "footprint",
     "threads",
+    "stopping",
     "memory",
     "compiling",
     "checkpoint",
