@@ -180,7 +180,9 @@ def fit(
         own.append(_progress_bar())
     if resume_from is not None:
         content = _read(resume_from, data, force_data)
-        if content.get("finished") and content.get("planned") == train.stop:  # Lightning would do nothing, and leave the weights that are not averaged
+        if (
+            content.get("finished") and content.get("planned") == train.stop
+        ):  # Lightning would do nothing, and leave the weights that are not averaged
             return _finished(content, training, history)
         train.start = int(content["global_step"])
     module.train()

@@ -76,7 +76,7 @@ def start(work, *arguments) -> int:
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         code = work(*arguments) or 0
-    except BaseException:  # noqa: BLE001  a forked process must not come back into pytest
+    except BaseException:  # a forked process must not come back into pytest
         traceback.print_exc()
     os._exit(code)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import threading
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
+from counterflow.checkpoint import write_whole
 from counterflow.cli import Stopped
 from counterflow.cli.parser import VerbParser
 from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, read_data, setup_from
 from counterflow.cli.terminal import Terminal, describe_trust
 from counterflow.errors import ConfigError, near
 from counterflow.footprint import check_memory
+from counterflow.replay import Sample
 from counterflow.run import RunDirectory, fingerprint, versions
 
 if TYPE_CHECKING:
@@ -111,6 +114,8 @@ def fit(options: Namespace, folder: RunDirectory, terminal: Terminal) -> tuple[C
         folder.write_facts({**facts, "seconds": round(seconds, 1), "steps": model.n_steps_trained})
         model.save(folder.model, overwrite=True)
         folder.drop_parts()
+        if len(model.reference.library):
+            write_whole(folder.sample, json.dumps(vars(Sample.draw(model))).encode())
     return model, adata, seconds
 
 
