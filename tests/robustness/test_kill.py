@@ -292,6 +292,35 @@ def test_two_processes_do_not_work_on_one_run(screen, tmp_path, capfd):
     assert ended(start(go_on, screen, run)) == 0  # the claim ended with the process
 
 
+@pytest.mark.slow
+def test_random_kills_while_models_are_compared(screen, straight, tmp_path):
+    def compared(out: Path) -> int:
+        from counterflow.compare import compare
+
+        adata = anndata.read_h5ad(screen)
+        CounterFlow.setup_anndata(adata, perturbation_key="perturbation", control="control")
+        options = {"model_options": {"backbone_kwargs": {"width": 8, "depth": 1}}, "train_options": {"batch_size": 32, "set_size": 16}}
+        compare(adata, ["mlp/pca"], split="unseen_combination", budget_steps=4, seeds=2, out=out, progress=False, **options)
+        return 0
+
+    def rows(out: Path) -> list[dict[str, str]]:
+        with (out / "table.csv").open() as handle:
+            return list(csv.DictReader(handle))
+
+    begun = time.monotonic()
+    assert ended(start(compared, tmp_path / "straight")) == 0
+    seconds, draw, killed = time.monotonic() - begun, np.random.default_rng(2), 0
+    for n in range(10):
+        pid = start(compared, tmp_path / str(n))
+        time.sleep(draw.uniform(0, 1) * seconds)
+        os.kill(pid, signal.SIGKILL)
+        killed += ended(pid) == -signal.SIGKILL
+        assert ended(start(compared, tmp_path / str(n))) == 0
+        assert rows(tmp_path / str(n)) == rows(tmp_path / "straight")
+    print(f"\n{killed} kills while comparing, all resumed; a comparison takes {seconds:.1f} s")
+    assert killed >= 5
+
+
 # ---------------------------------------------------------------------- saved models
 
 
