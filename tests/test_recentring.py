@@ -10,7 +10,7 @@ from counterflow.data.ledger import Ledger
 from counterflow.data.schema import Setup
 from counterflow.data.screen import read_screen
 from counterflow.fitting import fit_gene_rule, fit_rule, fit_space, states_of
-from counterflow.prediction import Correction
+from counterflow.prediction import Correction, Sampling
 from counterflow.recentring import Recentring, Trust
 from counterflow.spaces import build
 
@@ -38,7 +38,7 @@ def fitted(tiny_screen):
     return screen, space, Recentring(fit_rule(screen, states_of(screen, space), Ledger()), fit_gene_rule(screen, Ledger()))
 
 
-def corrected(fitted, trust, reference=None, some=None):
+def corrected(fitted, trust, reference=None, some=None, scale=1.0):
     screen, space, rule = fitted
     cells = screen.rows(screen.is_control) if some is None else some
     spec = next(spec for spec in screen.conditions if len(spec.parts) == 1)
@@ -47,7 +47,7 @@ def corrected(fitted, trust, reference=None, some=None):
         return torch.ones_like(states) * torch.linspace(-1, 1, len(states))[:, None] + 5.0
 
     support = ["seen"] * len(cells.cells)
-    return spec, rule.correction(spec, cells, support, reference, space, flow, {"seen": trust}, calibrated=True)
+    return spec, rule.correction(spec, cells, support, reference, space, flow, {"seen": trust}, scale=scale, calibrated=True)
 
 
 def test_without_trust_the_mean_is_the_rules_and_with_full_trust_the_flows(fitted):
@@ -86,3 +86,11 @@ def test_an_effect_asked_of_unknown_controls_is_measured_on_them(fitted):
     _, other = corrected(fitted, Trust(0.0, 0.0), everyone, elsewhere(1)[1])
     assert np.array_equal(correction.factor, known.factor)  # the same controls, the same answer
     assert not np.array_equal(correction.factor, other.factor)
+
+
+def test_contrast_guidance_scales_the_rule_too(fitted):
+    _, once = corrected(fitted, Trust(0.0, 0.0))
+    _, twice = corrected(fitted, Trust(0.0, 0.0), scale=2.0)
+    assert torch.allclose(twice.shift, 2 * once.shift)
+    assert Sampling(guidance=3.0).effect_scale == 3.0 and Sampling(guidance=3.0, guidance_interval=(0.0, 0.5)).effect_scale == 2.0
+    assert Sampling(guidance=3.0, guidance_kind="classifier_free").effect_scale == Sampling().effect_scale == 1.0

@@ -373,6 +373,7 @@ class CounterFlow:
         guidance_interval: tuple[float, float] | None = None,
         seed: int = 0,
         on_unknown: Literal["error", "mean"] = "error",
+        decoder: str | None = None,
         missing_genes: Literal["error", "zero"] = "error",
         compile: bool = False,
     ) -> AnnData:
@@ -395,6 +396,8 @@ class CounterFlow:
             Of counting noise and source noise. A cell's draw depends on the seed and the cell alone.
         on_unknown
             A perturbation without identity and features: ``error``, or ``mean`` effect with the support label ``unknown``.
+        decoder
+            From expected counts to counts: ``calibrated`` (default in pca, latent), ``transport``, ``sample``, ``round`` (default in raw).
         missing_genes
             Where `adata` lacks genes of the model: an ``error``, or ``zero`` counts (of a tenth of the genes at most).
         compile
@@ -409,8 +412,10 @@ class CounterFlow:
             ``support`` (``seen``, ``components-seen``, ``features-only``, ``unseen-context``); ``uns["counterflow"]``: how it was made.
         """
         self._check_trained()
-        how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed)
+        how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed, decoder)
         how.resolve(self.config["source"])
+        decoder = how.decode_by(self.space.decoder, self.rule is not None)
+        how = replace(how, decoder=decoder)
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
         cells, obs, var = self._controls(adata, missing_genes)
@@ -426,8 +431,8 @@ class CounterFlow:
             ids, factual = self._ids(spec, some), self._ids(ConditionSpec(), some)
             support = support_labels(spec, some, self.vocabulary)
             with compiled(self.module.backbone, compile):
-                correction = self._correction(spec, some, support, how)
-                counts, expected = counterfactual(self.module, self.space, some, ids, factual, correction, how, device)
+                correction = self._correction(spec, some, support, how, calibrated=decoder == "calibrated")
+                counts, expected = counterfactual(self.module, self.space, some, ids, factual, correction, how, decoder, device)
             named = describe_rows(obs.iloc[rows], spec, self.setup, [names[row] for row in rows], support)
             blocks.append(to_anndata(counts, expected, some.library, named, var, made_by(self.config, how, specs, self.setup)))
         return stack(blocks, self.setup)
@@ -457,7 +462,7 @@ class CounterFlow:
             Of everything random.
         """
         self._check_trained()
-        how = Sampling(n_steps=n_steps, seed=seed)
+        how = Sampling(n_steps=n_steps, seed=seed, decoder="round" if self.space.decoder == "round" else "sample")
         how.resolve(self.config["source"])
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, "error", self.setup, self.vocabulary)
@@ -475,7 +480,7 @@ class CounterFlow:
             some = cells.rows(rows)
             library = self.reference.draw_libraries(some, seed)
             support = support_labels(spec, some, self.vocabulary)
-            correction = self._correction(spec, some, support, how)
+            correction = self._correction(spec, some, support, how, calibrated=self.rule is not None and self.space.decoder == "transport")
             counts, expected = new_cells(self.module, self.space, some, library, self._ids(spec, some), correction, how, device)
             first = n_cells * specs[:i].count(spec)  # asked for in another context before
             named = describe_rows(obs.iloc[rows], spec, self.setup, [f"new{first + n}" for n in range(n_cells)], support)
@@ -534,7 +539,7 @@ class CounterFlow:
     def _ids(self, spec: ConditionSpec, cells: Screen) -> ConditionIds:
         return self.vocabulary.ids([spec] * len(cells.cells), {key: list(cells.covariates[key]) for key in self.vocabulary.covariates})
 
-    def _correction(self, spec: ConditionSpec, cells: Screen, support: Sequence[str], how: Sampling) -> Correction:
+    def _correction(self, spec: ConditionSpec, cells: Screen, support: Sequence[str], how: Sampling, *, calibrated: bool) -> Correction:
         if self.rule is None or not spec.parts:
             return Correction.none(len(cells.cells), int(np.prod(self.space.state_shape)))
         device = next(self.module.parameters()).device
@@ -546,7 +551,7 @@ class CounterFlow:
         reference = self.reference.cells(self.setup, self.genes)[0] if len(self.reference.library) else None
         trust = trusted(spec, self.vocabulary, self.trust)
         return self.rule.correction(
-            spec, cells, support, reference, self.space, displacement, trust, calibrated=self.space.decoder == "transport"
+            spec, cells, support, reference, self.space, displacement, trust, scale=how.effect_scale, calibrated=calibrated
         )
 
     # ------------------------------------------------------------------ files

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, describe, write_condition
-from counterflow.errors import ConfigError, DataError
+from counterflow.errors import ConfigError, DataError, near
 from counterflow.flow.choose import choose
 from counterflow.flow.solvers import SOLVERS, last_step_euler
 from counterflow.module import FlowModule
@@ -26,6 +26,13 @@ from counterflow.types import ConditionIds, ConditionSpec, Solver
 if TYPE_CHECKING:
     from anndata import AnnData
 
+DECODERS = ("calibrated", "transport", "sample", "round")
+"""How expected counts become counts.
+
+transport: the counts of the control cell are thinned and added to, so that what the state does not explain stays. calibrated: the
+same, with the mean of every gene set to that of the rule (`counterflow.recentring`). sample: drawn anew from a negative binomial.
+round: the nearest integer, for states that hold counting noise already.
+"""
 BLOCK = 256  # cells solved together, always as many (padded): with a fixed-step solver no cell's bits depend on its company
 
 
@@ -39,6 +46,7 @@ class Sampling:
     guidance_kind: Literal["contrast", "classifier_free"] = "contrast"
     guidance_interval: tuple[float, float] | None = None
     seed: int = 0
+    decoder: str | None = None
 
     def resolve(self, source: str) -> tuple[Solver, Tensor]:
         """The solver and its time grid."""
@@ -48,6 +56,21 @@ class Sampling:
             raise ConfigError(f"seed={self.seed}: must not be negative")
         name = self.solver or ("euler" if source == "control" else "midpoint")
         return choose(name, SOLVERS, "solver"), torch.linspace(0, 1, self.n_steps + 1)
+
+    @property
+    def effect_scale(self) -> float:
+        """By what contrast guidance multiplies an effect that is known as such: the rule's, whose control effect is zero."""
+        low, high = self.guidance_interval or (0.0, 1.0)
+        return 1.0 + (self.guidance - 1.0) * (high - low) if self.guidance_kind == "contrast" else 1.0
+
+    def decode_by(self, default: str, anchored: bool) -> str:
+        """The decoder, given that of the space and whether there is a rule; transport is calibrated where it can be."""
+        chosen = self.decoder or ("calibrated" if default == "transport" and anchored else default)
+        if chosen not in DECODERS:
+            raise ConfigError(f"decoder={chosen!r} is unknown: {near(chosen, DECODERS)}")
+        if chosen == "calibrated" and not anchored:
+            raise ConfigError("decoder='calibrated' sets gene means to those of the rule, and this model has none (anchor='none')")
+        return chosen
 
     def describe(self, source: str) -> dict[str, Any]:
         """JSON-able, for ``uns``."""
@@ -132,9 +155,10 @@ def counterfactual(
     factual: ConditionIds,
     correction: Correction,
     how: Sampling,
+    decoder: str,
     device: torch.device,
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Counts (n x G) and their expectation for given control cells; row i of `ids` belongs to cell i."""
+    """Counts (n x G) and their expectation for given control cells; row i of `ids` belongs to cell i. `decoder`: one of `DECODERS`."""
     seeds = cell_seeds(cells.cells)
     exposure = space.exposure(cells.counts, cells.library)
     dispersion = space.dispersion.cpu().numpy()
@@ -148,8 +172,10 @@ def counterfactual(
         after = correction.apply(control, end, rows)
         _check_finite(after)
         expected = correction.rates(space.decode(after, exposure[rows]), rows)
-        if space.decoder == "round":
+        if decoder == "round":
             return round_counts(expected), expected
+        if decoder == "sample":
+            return draw_nb(expected, dispersion, how.seed, seeds[rows]), expected
         dense, before = counts.toarray(), space.decode(control, exposure[rows])
         drawn = transport(dense, before, expected, dispersion, how.seed, seeds[rows])
         return drawn, transport_mean(dense, before, expected)

@@ -77,6 +77,7 @@ class Recentring:
         displacement: Callable[[Screen, Tensor], Tensor],
         trust: Mapping[str, Trust],
         *,
+        scale: float,
         calibrated: bool,
     ) -> Correction:
         """The correction of `spec` for control `cells`, one per context and support label.
@@ -89,6 +90,8 @@ class Recentring:
             (controls, their states) -> by how much the flow alone moves them (n x S).
         trust
             By support label.
+        scale
+            Multiplies the rule's effects (contrast guidance; 1 for none).
         calibrated
             Whether gene means are set to those of the rule.
         """
@@ -101,12 +104,12 @@ class Recentring:
             state = space.encode(controls.counts, controls.library)
             moved = displacement(controls, state).mean(0).double().numpy()
             here = state.double().mean(0).numpy()
-            rule = self.states.effect(spec, level, here)
+            rule = scale * self.states.effect(spec, level, here)
             center.append(moved)
-            shift.append(rule + trust[label].mean * (self.states.anchor(spec) + moved - rule))
+            shift.append(rule + trust[label].mean * (scale * self.states.anchor(spec) + moved - rule))
             spread.append(trust[label].spread)
             if calibrated:
-                factor.append(self._factors(spec, level, controls, state, rule, space))
+                factor.append(self._factors(spec, level, controls, state, rule, space, scale))
         return Correction(
             torch.from_numpy(np.array(shift, dtype=np.float32)),
             torch.from_numpy(np.array(center, dtype=np.float32)),
@@ -116,13 +119,20 @@ class Recentring:
         )
 
     def _factors(
-        self, spec: ConditionSpec, level: tuple[str, ...], controls: Screen, state: Tensor, rule: np.ndarray, space: StateSpace
+        self,
+        spec: ConditionSpec,
+        level: tuple[str, ...],
+        controls: Screen,
+        state: Tensor,
+        rule: np.ndarray,
+        space: StateSpace,
+        scale: float,
     ) -> np.ndarray:
         mean = np.asarray(log_normalise(controls.counts, controls.library).astype(np.float64).mean(0)).ravel()
         exposure = space.exposure(controls.counts, controls.library)
         before = space.decode(state, exposure)
         after = space.decode(state + torch.from_numpy(rule).float(), exposure)
-        wanted = mean + self.genes.effect(spec, level, mean)
+        wanted = np.maximum(mean + scale * self.genes.effect(spec, level, mean), 0)
         dispersion = space.dispersion.cpu().numpy()
         return gene_factors(controls.counts.toarray(), controls.library, before, after, wanted, dispersion, cell_seeds(controls.cells))
 

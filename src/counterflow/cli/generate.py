@@ -78,7 +78,7 @@ def _cells(model: CounterFlow, options: Namespace) -> AnnData:
     controls = None if options.controls is None else read_data(options.controls)
     return model.predict(
         controls, conditions, n_cells=options.n_cells, solver=options.solver, n_steps=options.n_steps, guidance=options.guidance,
-        guidance_kind=options.guidance_kind, seed=options.seed, on_unknown=options.on_unknown,
+        guidance_kind=options.guidance_kind, seed=options.seed, on_unknown=options.on_unknown, decoder=options.decoder,
         missing_genes=options.missing_genes, compile=options.compile,
     )  # fmt: skip
 
