@@ -20,6 +20,7 @@ MODEL_PARTS = (
     "reference",
     "module",
     "assembly",
+    "resuming",
     "training",
     "fitting",
     "prediction",

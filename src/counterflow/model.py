@@ -35,6 +35,7 @@ from counterflow.recentring import Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
 from counterflow.requests import check_library, check_n_cells, matching_rows, requested_specs, support_labels, trusted
+from counterflow.resuming import planned_steps
 from counterflow.spaces.base import StateSpace
 from counterflow.spaces.counts import distinct_names
 from counterflow.types import ConditionIds, ConditionSpec
@@ -287,7 +288,7 @@ class CounterFlow:
         if compile:
             check_compiler()
         check_memory(self.memory_needed(), memory_limit)
-        from counterflow import training  # Lightning takes seconds to import: not on the clock
+        from counterflow import training  # noqa: F401  Lightning takes seconds to import: not on the clock
 
         started = time_module.process_time()
         seed, cells = self.config["seed"], self._train_cells
@@ -318,7 +319,7 @@ class CounterFlow:
             ledger,
         )
         if max_seconds is not None:
-            steps = None if resume_from is None else training.planned_steps(resume_from)  # what was measured when the run was started
+            steps = None if resume_from is None else planned_steps(resume_from)  # what was measured when the run was started
             steps = steps or recipe.steps_within(max_seconds - (time_module.process_time() - started), cells, states)
             recipe = replace(recipe, plan=plan | {"stop": steps})
         self.n_steps_trained = recipe.plan["stop"]

@@ -7,7 +7,6 @@ log), nothing of the next one has begun. So a run that was killed anywhere goes 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import logging
 import math
@@ -17,7 +16,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeAlias
 
 import lightning as L
@@ -35,6 +33,7 @@ from counterflow.data.images import ImageSteps
 from counterflow.diffusion.module import DiffusionModule
 from counterflow.errors import CheckpointError, DataError
 from counterflow.module import FlowModule
+from counterflow.resuming import forget, identity, read_state
 from counterflow.stopping import StoppedBetweenSteps, StopRequest, between_steps
 from counterflow.threads import threads_for
 from counterflow.types import Batch, ConditionIds
@@ -163,7 +162,7 @@ def fit(
         if resume_from is None:
             forget(state.parent)
     elif parts is not None:
-        state = parts / f"part-{_identity(module, train, lr, weight_decay, seed, str(precision))}.ckpt"
+        state = parts / f"part-{identity(module, train, lr, weight_decay, seed, str(precision))}.ckpt"
         resume_from = state if state.is_file() else None
     training = FlowTraining(
         module, lr=lr, weight_decay=weight_decay, max_steps=train.stop, warmup=min(1000, max(1, train.stop // 20)), seed=seed,
@@ -179,7 +178,7 @@ def fit(
     if progress:
         own.append(_progress_bar())
     if resume_from is not None:
-        content = _read(resume_from, data, force_data)
+        content = read_state(resume_from, data, force_data)
         if (
             content.get("finished") and content.get("planned") == train.stop
         ):  # Lightning would do nothing, and leave the weights that are not averaged
@@ -239,36 +238,6 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _read(checkpoint: str | os.PathLike[str], data: str | None, force_data: bool) -> dict[str, Any]:
-    """The content of a checkpoint of the same data."""
-    if not Path(checkpoint).is_file():
-        raise CheckpointError(f"nothing to resume from: {os.fspath(checkpoint)!r} does not exist")
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        before = content.get("data")
-        int(content["global_step"])
-    except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, EOFError, UnpicklingError) as error:
-        raise CheckpointError(f"{os.fspath(checkpoint)!r} is not a checkpoint of a run, or is damaged: {error}") from None
-    if not force_data and data is not None and before not in (None, data):
-        raise DataError(
-            f"the data changed since {os.fspath(checkpoint)!r} was written (fingerprint {before[:12]}, now {data[:12]}): resume with the "
-            "same data, start anew, or go on with force_data=True"
-        )
-    return content
-
-
-def planned_steps(checkpoint: str | os.PathLike[str]) -> int | None:
-    """How many steps the run behind a checkpoint was to take."""
-    return _read(checkpoint, None, force_data=True).get("planned")
-
-
-def forget(checkpoints: Path) -> None:
-    """Remove the states of an earlier run, so that nobody goes on from them by mistake."""
-    for name in ("last.ckpt", "part-*.ckpt"):
-        for file in checkpoints.glob(name):
-            file.unlink()
-
-
 def _finished(content: dict[str, Any], training: FlowTraining, history: History) -> list[dict[str, float]]:
     """What a fit that had come to its end left behind."""
     try:
@@ -278,16 +247,6 @@ def _finished(content: dict[str, Any], training: FlowTraining, history: History)
     history.load_state_dict(content["callbacks"][history.state_key])
     training.module.eval()
     return history.rows
-
-
-def _identity(module: Objective, train: Steps, *options: float | str) -> str:
-    """Names a fit by what it starts from: its first weights, its first batch and its options."""
-    digest = hashlib.sha256(repr((train.stop, *options)).encode())
-    batch = train.batch(0)
-    for value in (*module.state_dict().values(), batch.target, batch.control, batch.group, *batch.ids):
-        if value is not None:
-            digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
-    return digest.hexdigest()[:16]
 
 
 class WholeFile(TorchCheckpointIO):

@@ -24,6 +24,7 @@ import torch
 from counterflow import CheckpointError, CounterFlow, checkpoint, training
 from counterflow.cli import main
 from counterflow.data.simulate import SMALL, simulate_screen
+from counterflow.resuming import planned_steps
 
 SCREEN = SMALL | {"n_genes": 30, "n_perturbations": 4, "n_pairs": 3}
 FIT = (
@@ -200,7 +201,7 @@ def test_a_budget_in_seconds_is_measured_once(screen, tmp_path):
 
     assert ended(start(die)) == -signal.SIGKILL
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    planned = training.planned_steps(last)
+    planned = planned_steps(last)
     before = last.read_bytes()
     assert ended(start(run_timed, "--resume")) == 0
     assert last.read_bytes() == before and planned >= 1
