@@ -31,7 +31,7 @@ from counterflow.compiling import compiled
 from counterflow.data.datamodule import StepDataset
 from counterflow.data.images import ImageSteps
 from counterflow.diffusion.module import DiffusionModule
-from counterflow.errors import CheckpointError, DataError
+from counterflow.errors import CheckpointError, ConfigError, DataError
 from counterflow.module import FlowModule
 from counterflow.resuming import forget, identity, read_state
 from counterflow.stopping import StoppedBetweenSteps, StopRequest, between_steps
@@ -161,7 +161,11 @@ def fit(
         state = Path(run_dir) / "checkpoints" / "last.ckpt"
         if resume_from is None:
             forget(state.parent)
-    elif parts is not None:
+        elif trainer_kwargs.get("accumulate_grad_batches", 1) != 1:
+            raise ConfigError(
+                "a run with accumulate_grad_batches cannot be resumed to the same bits: start anew, better with a larger batch"
+            )
+    elif parts is not None and trainer_kwargs.get("accumulate_grad_batches", 1) == 1:
         state = parts / f"part-{identity(module, train, lr, weight_decay, seed, str(precision))}.ckpt"
         resume_from = state if state.is_file() else None
     training = FlowTraining(
