@@ -13,12 +13,14 @@ ROOMS = {"nn", "backbones", "flow", "diffusion", "spaces", "conditions", "data",
 MODEL_PARTS = (
     "footprint",
     "threads",
+    "stopping",
     "memory",
     "compiling",
     "checkpoint",
     "reference",
     "module",
     "assembly",
+    "resuming",
     "training",
     "fitting",
     "prediction",
@@ -29,7 +31,7 @@ MODEL_PARTS = (
     "saving",
 )
 """In the order in which they may import each other: later ones the earlier ones."""
-TOP = {"demo", "budget", "compare", "run", "cli"}
+TOP = {"demo", "budget", "compare", "run", "replay", "cli"}
 ALLOWED = {  # room or top-level file -> the rooms and files it may import, besides itself
     "errors": set(),
     "types": set(),

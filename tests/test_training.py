@@ -2,7 +2,7 @@ import lightning as L
 import pytest
 import torch
 
-from counterflow import CounterFlow, DataError
+from counterflow import ConfigError, CounterFlow, DataError
 from counterflow.training import FlowTraining, ema_update
 
 
@@ -78,3 +78,11 @@ def test_a_run_is_resumed_on_the_same_cells_only(declared, tmp_path):
     with pytest.raises(DataError, match="the data changed since"):
         CounterFlow(other, **options).train(max_steps=3, progress=False, resume_from=last)
     CounterFlow(other, **options).train(max_steps=3, progress=False, resume_from=last, force_data=True)
+
+
+def test_what_would_not_repeat_its_bits_is_not_resumed(declared, tmp_path):
+    options = {"max_steps": 2, "progress": False, "run_dir": tmp_path, "accumulate_grad_batches": 2}
+    model = CounterFlow(declared, anchor="none", backbone_kwargs={"width": 8, "depth": 1})
+    model.train(**options)
+    with pytest.raises(ConfigError, match="accumulate_grad_batches cannot be resumed"):
+        model.train(**options, resume_from=tmp_path / "checkpoints" / "last.ckpt")

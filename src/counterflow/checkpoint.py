@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,29 +52,100 @@ def write(
         raise CheckpointError(f"{os.fspath(path)!r} exists: give another directory, or overwrite=True")
     if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
         raise CheckpointError(f"{os.fspath(path)!r} holds something that is not a saved model, and stays: give another directory")
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f".{path.name}.tmp-{os.getpid()}"
-    partial.mkdir()
+    with or_the_free_space(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _mend(path)
+        partial.mkdir()
     try:
-        save_weights({name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}, partial / WEIGHTS)
-        save_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()}, partial / ARRAYS)
-        files = {name: {"sha256": _sha256(partial / name), "bytes": (partial / name).stat().st_size} for name in (WEIGHTS, ARRAYS)}
-        text = json.dumps({"format": FORMAT, "schema": SCHEMA, **manifest, "files": files}, indent=1, sort_keys=True)
-        (partial / MANIFEST).write_text(text, encoding="utf-8")
-        for name in (WEIGHTS, ARRAYS, MANIFEST):
-            _fsync(partial / name)
-        _fsync(partial)
-        _replace(partial, path)
+        with or_the_free_space(path):
+            save_weights({name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}, partial / WEIGHTS)
+            save_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()}, partial / ARRAYS)
+            files = {name: {"sha256": _sha256(partial / name), "bytes": (partial / name).stat().st_size} for name in (WEIGHTS, ARRAYS)}
+            text = json.dumps({"format": FORMAT, "schema": SCHEMA, **manifest, "files": files}, indent=1, sort_keys=True)
+            (partial / MANIFEST).write_text(text, encoding="utf-8")
+            for name in (WEIGHTS, ARRAYS, MANIFEST):
+                _fsync(partial / name)
+            _fsync(partial)
+            _replace(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Replace a file by a whole new one, or leave it as it was."""
+    partial = path.with_name(f".{path.name}.tmp")  # a fixed name: what a killed run left is replaced by the next
+    with or_the_free_space(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(partial, path)
+            _fsync(path.parent)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def or_the_free_space(path: Path) -> Iterator[None]:
+    """What the disk refuses is an error that names the path and the free space."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        place = next(folder for folder in path.absolute().parents if folder.is_dir())
+        free = shutil.disk_usage(place).free / 1e6
+        kept = "; what was there before is kept" if path.exists() else ""
+        raise CheckpointError(f"cannot write {os.fspath(path)!r}: {why} ({free:,.0f} MB are free there){kept}") from None
+
+
+def _set_aside(path: Path) -> Iterator[Path]:
+    """Whole models that a killed replacement of `path` had moved out of the way."""
+    yield from (left for left in sorted(path.parent.glob(f".{path.name}.old-*")) if (left / MANIFEST).is_file())
+
+
+def _mend(path: Path) -> None:
+    """Put back what a killed replacement set aside, and clear away what it left."""
+    if not path.exists():
+        for old in _set_aside(path):
+            os.replace(old, path)
+            break
+    for kind in ("tmp", "old"):
+        for left in path.parent.glob(f".{path.name}.{kind}-*"):
+            if not _is_running(left.name.rpartition("-")[2]):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(pid: str) -> bool:
+    """Whether another process of that number lives; a number like ours is of somebody before us."""
+    if not pid.isdecimal() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _replace(new: Path, path: Path) -> None:
     old = path.parent / f".{path.name}.old-{os.getpid()}"
     if path.exists():
         os.replace(path, old)
-    os.replace(new, path)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise
+    _fsync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -96,6 +168,9 @@ def model_dir(path: str | os.PathLike[str]) -> Path:
     for candidate in (root, root / "model"):
         if (candidate / MANIFEST).is_file():
             return candidate
+    for candidate in (root, root / "model"):
+        for old in _set_aside(candidate):
+            return old
     raise CheckpointError(f"{os.fspath(path)!r} holds no model ({MANIFEST} not found): give a run directory or a saved model")
 
 

@@ -33,6 +33,7 @@ from counterflow.evaluate.report import write_report
 from counterflow.evaluate.table import Table, concat
 from counterflow.memory import forget_peak_memory, peak_memory
 from counterflow.model import CounterFlow
+from counterflow.prediction import BLOCK
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -271,7 +272,7 @@ def _train_and_score(
 
 
 def function_evaluations(model: CounterFlow) -> int:
-    """Calls of the backbone that one predicted cell takes."""
+    """Calls of the backbone that one predicted cell takes, beside those that measure a context once."""
     calls = []
     handle = model.module.backbone.register_forward_hook(lambda *_: calls.append(1))
     known = sorted(spec for spec in model.vocabulary.conditions if spec.parts)[0]
@@ -282,9 +283,11 @@ def function_evaluations(model: CounterFlow) -> int:
         table[model.setup.time_key] = known.time
     try:
         model.predict(conditions=table, n_cells=1)
+        once = len(calls)
+        model.predict(conditions=table, n_cells=BLOCK + 1)  # one block more
     finally:
         handle.remove()
-    return len(calls)
+    return len(calls) - 2 * once
 
 
 def _backbone_and_space(name: str) -> tuple[str, str]:

@@ -35,6 +35,7 @@ from counterflow.recentring import Origins, Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
 from counterflow.requests import check_library, check_n_cells, matching_rows, requested_specs, support_labels, trusted
+from counterflow.resuming import planned_steps
 from counterflow.spaces.base import StateSpace
 from counterflow.spaces.counts import distinct_names
 from counterflow.types import ConditionIds, ConditionSpec
@@ -319,12 +320,15 @@ class CounterFlow:
             ledger,
         )
         if max_seconds is not None:
-            left = max_seconds - (time_module.process_time() - started)
-            recipe = replace(recipe, plan=plan | {"stop": recipe.steps_within(left, cells, states)})
+            steps = None if resume_from is None else planned_steps(resume_from)  # what was measured when the run was started
+            steps = steps or recipe.steps_within(max_seconds - (time_module.process_time() - started), cells, states)
+            recipe = replace(recipe, plan=plan | {"stop": steps})
         self.n_steps_trained = recipe.plan["stop"]
         files = {"early_stopping": early_stopping, "run_dir": run_dir, "resume_from": resume_from, "callbacks": callbacks}
         if run_dir is not None or resume_from is not None:
             files |= {"data": cells.fingerprint, "force_data": force_data}
+        if run_dir is not None:
+            recipe = replace(recipe, options=options | {"parts": Path(run_dir) / "checkpoints"})
         self.module, rule, self.history = recipe.fit(cells, states, self._validation_cells(), **files)
         self.rule = None if rule is None else Recentring(rule, fit_gene_rule(cells, ledger))
         self.trust = {} if rule is None else recipe.trust(cells, states, self.module, rule)

@@ -3,9 +3,12 @@
 ::
 
     config.yaml    the resolved options: `counterflow fit --config RUN/config.yaml` fits the same model
-    run.json       versions, device, threads, seeds, fingerprint of the data, hash of the split
+    run.json       options, versions, device, threads, seeds, fingerprint of the data, hash of the split: what `counterflow replay` compares
     split.json     which conditions were held out
     metrics.csv    the log of training        checkpoints/   for resuming this run        model/   the result, for sharing
+    sample.json    a few predictions of the model, to be made again by `counterflow replay RUN --sample`
+
+A run that is killed leaves a directory that can be resumed: every file is written beside its place and renamed.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,7 +29,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from counterflow.errors import ConfigError, DataError
+from counterflow.checkpoint import write_whole
+from counterflow.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,6 +60,11 @@ class RunDirectory:
     def split(self) -> Path:
         """What was held out."""
         return self.path / "split.json"
+
+    @property
+    def sample(self) -> Path:
+        """What the model predicts of a few conditions."""
+        return self.path / "sample.json"
 
     @property
     def metrics(self) -> Path:
@@ -95,32 +104,84 @@ class RunDirectory:
                 f"{shown} already holds {state}: give another --out, or --resume to go on with it, or --overwrite to replace it"
             )
 
-    def start(self, config: Mapping[str, Any], facts: Mapping[str, Any], split: str | None) -> None:
-        """Create the directory anew and write what is known before training."""
-        if self.path.is_dir():
-            shutil.rmtree(self.path)
+    def start(self, config: Mapping[str, Any], facts: Mapping[str, Any], split: str | None, *, overwrite: bool = False) -> None:
+        """Put a new run here, complete with all that is known before training; `overwrite` what is there."""
+        place = self.path.resolve()
+        new, old = (place.parent / f".{place.name}.{kind}-{os.getpid()}" for kind in ("new", "old"))
         try:
-            self.path.mkdir(parents=True)
-            self.config.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
-            self.write_facts(facts)
+            for left in (new, old):  # of a killed process of the same number
+                shutil.rmtree(left, ignore_errors=True)
+            new.mkdir(parents=True)
+            fresh = RunDirectory(new)
             if split is not None:
-                self.split.write_text(split + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"cannot write to {os.fspath(self.path)!r}: {error.strerror}") from None
+                fresh.write_split(split)
+            fresh.write_facts(facts)
+            write_whole(fresh.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode())
+            if overwrite and place.is_dir():
+                os.replace(place, old)
+            os.replace(new, place)  # fails where another process has begun a run in the meantime
+        except (OSError, CheckpointError) as error:
+            shutil.rmtree(new, ignore_errors=True)
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise ConfigError(f"cannot write to {os.fspath(self.path)!r}: {why}") from None
+        shutil.rmtree(old, ignore_errors=True)
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Replace run.json."""
-        self.facts.write_text(json.dumps(dict(facts), indent=1) + "\n", encoding="utf-8")
+        write_whole(self.facts, (json.dumps(dict(facts), indent=1) + "\n").encode())
+
+    def write_split(self, split: str) -> None:
+        """Replace split.json."""
+        write_whole(self.split, (split + "\n").encode())
+
+    def read_facts(self) -> dict[str, Any]:
+        """The content of run.json."""
+        return self._read(self.facts, json.loads, ("data", "versions"))
+
+    def read_config(self) -> dict[str, Any]:
+        """The content of config.yaml."""
+        return self._read(self.config, yaml.safe_load, ())
+
+    def _read(self, file: Path, parse: Callable[[str], Any], needed: Sequence[str]) -> dict[str, Any]:
+        if not file.is_file():
+            raise ConfigError(f"{os.fspath(self.path)!r} holds no whole run ({file.name} is not there)")
+        try:
+            content = parse(file.read_text(encoding="utf-8"))
+        except (ValueError, yaml.YAMLError, RecursionError) as error:
+            raise ConfigError(f"{os.fspath(file)!r} is damaged: {' '.join(str(error).split())}") from None
+        if not isinstance(content, dict) or any(not isinstance(content.get(name), dict) for name in needed):
+            raise ConfigError(f"{os.fspath(file)!r} is not what counterflow writes: {', '.join(needed) or 'sections'} missing")
+        return content
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One process at a time works on a run; the claim ends with the process, however that ends."""
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system
+            yield
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"another process is working on {os.fspath(self.path)!r}: wait for it, or give another --out") from None
+            except OSError:  # a file system without locks
+                pass
+            yield
+        finally:
+            os.close(handle)
 
     def check_same(self, config: Mapping[str, Any], facts: Mapping[str, Any], *, force_data: bool = False) -> dict[str, Any]:
         """A resumed run must have the options, the data and the split it was started with; returns what is to be kept of changes."""
-        changed = _differences(yaml.safe_load(self.config.read_text(encoding="utf-8")), config)
+        changed = differences(self.read_config(), config)
         if changed:
             raise ConfigError(
                 f"this run was started with other options ({', '.join(changed[:5])}): resume it with --config {os.fspath(self.config)}, "
                 "or start anew with --overwrite"
             )
-        before = json.loads(self.facts.read_text(encoding="utf-8"))
+        before = self.read_facts()
         if before["data"]["sha256"] != facts["data"]["sha256"]:
             if not force_data:
                 raise DataError(
@@ -132,17 +193,10 @@ class RunDirectory:
             raise DataError("the split changed since this run was started: start anew with --overwrite")
         return {"data_before": before["data_before"]} if "data_before" in before else {}
 
-    @contextmanager
-    def keep_metrics(self, resuming: bool) -> Iterator[None]:
-        """Lightning begins a new log when it resumes: put the rows of before the interruption in front again."""
-        before = pd.read_csv(self.metrics) if resuming and self.metrics.is_file() and self.metrics.stat().st_size else None
-        try:
-            yield
-        finally:
-            if before is not None:
-                after = pd.read_csv(self.metrics) if self.metrics.is_file() and self.metrics.stat().st_size else before.iloc[:0]
-                first = after["step"].min() if len(after) else np.inf
-                pd.concat([before[before["step"] < first], after]).to_csv(self.metrics, index=False)
+    def drop_parts(self) -> None:
+        """Remove the states of fits that are part of a finished one."""
+        for file in self.checkpoint.parent.glob("part-*.ckpt"):
+            file.unlink()
 
     def drop_if_empty(self) -> None:
         """Remove a run that failed before its first checkpoint, so that the corrected command can be given at once."""
@@ -150,13 +204,13 @@ class RunDirectory:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of the options whose values differ."""
     found = []
     for name in sorted(before.keys() | now.keys()):
         a, b = before.get(name), now.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{name}.")
+            found += differences(a, b, f"{prefix}{name}.")
         elif a != b:
             found.append(f"{prefix}{name}")
     return found

@@ -1,7 +1,13 @@
-"""Training through Lightning: optimiser, schedule, EMA, early stopping, resume."""
+"""Training through Lightning: optimiser, schedule, EMA, early stopping, resume.
+
+The state of training is written *between* two steps: everything that belongs to the steps before it is done (average, schedule, validation,
+log), nothing of the next one has begun. So a run that was killed anywhere goes on from there to the same bits.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import math
 import os
@@ -10,23 +16,25 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeAlias
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from counterflow.checkpoint import write_whole
 from counterflow.compiling import compiled
 from counterflow.data.datamodule import StepDataset
 from counterflow.data.images import ImageSteps
 from counterflow.diffusion.module import DiffusionModule
-from counterflow.errors import CheckpointError, DataError
+from counterflow.errors import CheckpointError, ConfigError, DataError
 from counterflow.module import FlowModule
+from counterflow.resuming import forget, identity, read_state
+from counterflow.stopping import StoppedBetweenSteps, StopRequest, between_steps
 from counterflow.threads import threads_for
 from counterflow.types import Batch, ConditionIds
 
@@ -138,41 +146,56 @@ def fit(
     callbacks: Sequence[L.Callback] = (),
     data: str | None = None,
     force_data: bool = False,
+    parts: Path | None = None,
+    plugins: Any = (),
     **trainer_kwargs: Any,
 ) -> list[dict[str, float]]:
     """Train `module` in place (it ends with the averaged weights) and return the logged history.
 
     With `run_dir`, a CSV log and ``checkpoints/last.ckpt`` (for resuming this run only; share the saved model instead) are kept.
     `data`, a fingerprint, goes into the checkpoint; a run on other data is resumed with `force_data` only.
+    A fit without a `run_dir` of its own keeps its state in the directory `parts`, and goes on from the one it finds there.
     """
+    state = None
+    if run_dir is not None:
+        state = Path(run_dir) / "checkpoints" / "last.ckpt"
+        if resume_from is None:
+            forget(state.parent)
+        elif trainer_kwargs.get("accumulate_grad_batches", 1) != 1:
+            raise ConfigError(
+                "a run with accumulate_grad_batches cannot be resumed to the same bits: start anew, better with a larger batch"
+            )
+    elif parts is not None and trainer_kwargs.get("accumulate_grad_batches", 1) == 1:
+        state = parts / f"part-{identity(module, train, lr, weight_decay, seed, str(precision))}.ckpt"
+        resume_from = state if state.is_file() else None
     training = FlowTraining(
         module, lr=lr, weight_decay=weight_decay, max_steps=train.stop, warmup=min(1000, max(1, train.stop // 20)), seed=seed,
-        names=getattr(train, "names", ()), data=data, checkpoint=None if run_dir is None else Path(run_dir) / "checkpoints" / "last.ckpt",
+        names=getattr(train, "names", ()), data=data, checkpoint=state,
     )  # fmt: skip
-    history = History()
-    own: list[L.Callback] = [WeightAveraging(avg_fn=ema_update), history]
+    history = History(None if run_dir is None else Path(run_dir) / "metrics.csv")
     check_every = max(1, min(train.stop // 20, len(train)))
+    keeper = Keeper(state, check_every)
+    own: list[L.Callback] = [keeper, WeightAveraging(avg_fn=ema_update), history]
     if val is not None and early_stopping:
         own.append(EarlyStopping("val_loss", patience=patience))
-    if run_dir is not None:
-        own.append(
-            ModelCheckpoint(
-                dirpath=Path(run_dir) / "checkpoints", filename="last", every_n_train_steps=check_every, enable_version_counter=False
-            )
-        )
     progress = progress and _is_watched()
     if progress:
         own.append(_progress_bar())
     if resume_from is not None:
-        train.start = _step_of(resume_from, data, force_data)
+        content = read_state(resume_from, data, force_data)
+        if (
+            content.get("finished") and content.get("planned") == train.stop
+        ):  # Lightning would do nothing, and leave the weights that are not averaged
+            return _finished(content, training, history)
+        train.start = int(content["global_step"])
     module.train()
-    with _quiet_lightning(), threads_for(module), compiled(module.backbone, compile):
+    with between_steps() as keeper.request, _quiet_lightning(), threads_for(module), compiled(module.backbone, compile):
         trainer = L.Trainer(
             max_steps=train.stop,
             max_epochs=-1,
             callbacks=[*own, *callbacks],
-            logger=CSVLogger(os.fspath(run_dir), name="", version="") if run_dir is not None else False,
-            enable_checkpointing=run_dir is not None,
+            logger=False,
+            enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=progress,
             gradient_clip_val=gradient_clip_val,
@@ -184,6 +207,7 @@ def fit(
             val_check_interval=check_every if val is not None else None,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
+            plugins=[WholeFile(), *(plugins if isinstance(plugins, (list, tuple)) else [plugins])],
             **trainer_kwargs,
         )
         trainer.fit(
@@ -193,8 +217,6 @@ def fit(
             ckpt_path=None if resume_from is None else os.fspath(resume_from),
             weights_only=True,
         )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     training.check_weights()
     module.eval()
     return history.rows
@@ -220,34 +242,107 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _step_of(checkpoint: str | os.PathLike[str], data: str | None, force_data: bool) -> int:
-    """The number of optimiser steps behind a checkpoint of the same data; the batches go on from there."""
-    if not Path(checkpoint).is_file():
-        raise CheckpointError(f"nothing to resume from: {os.fspath(checkpoint)!r} does not exist")
+def _finished(content: dict[str, Any], training: FlowTraining, history: History) -> list[dict[str, float]]:
+    """What a fit that had come to its end left behind."""
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        step, before = int(content["global_step"]), content.get("data")
-    except (RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
-        raise CheckpointError(f"{os.fspath(checkpoint)!r} is not a checkpoint of a run, or is damaged: {error}") from None
-    if not force_data and data is not None and before not in (None, data):
-        raise DataError(
-            f"the data changed since {os.fspath(checkpoint)!r} was written (fingerprint {before[:12]}, now {data[:12]}): resume with the "
-            "same data, start anew, or go on with force_data=True"
-        )
-    return step
+        training.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint is of another model: {error}") from None
+    history.load_state_dict(content["callbacks"][history.state_key])
+    training.module.eval()
+    return history.rows
+
+
+class WholeFile(TorchCheckpointIO):
+    """Checkpoints that are whole or not there, whenever the process, the disk or the machine gives up."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write beside, then rename."""
+        del storage_options
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_whole(Path(path), buffer.getbuffer())
+
+
+class Keeper(L.Callback):
+    """Writes the state of training every so many steps, at the end, and when the run is asked to stop."""
+
+    def __init__(self, path: Path | None, every: int) -> None:
+        self.path, self.every = path, every
+        self.request = StopRequest()
+        self.written = 0
+        self.finished = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning has its own handlers in place by now: ours come after."""
+        self.written = trainer.global_step
+        self.request.listen()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Between two steps."""
+        stop = self.request.signum is not None
+        if stop or trainer.global_step % self.every == 0:
+            self._write(trainer)
+        if stop:
+            raise StoppedBetweenSteps
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The last state, before the averaged weights take the place of the others."""
+        self.finished, self.written = True, -1
+        self._write(trainer)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """How long the run is to be, and whether it has come to its end."""
+        checkpoint["planned"], checkpoint["finished"] = trainer.max_steps, self.finished
+
+    def _write(self, trainer: L.Trainer) -> None:
+        if self.path is not None and trainer.global_step != self.written:
+            trainer.save_checkpoint(self.path)
+            self.written = trainer.global_step
 
 
 class History(L.Callback):
-    """Keeps what was logged, as `model.history`."""
+    """Keeps what was logged, as `model.history` and in a CSV file; a resumed run goes on with the rows of before."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
         self.rows: list[dict[str, float]] = []
+        self.latest: dict[str, float] = {}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """One row every logging interval."""
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            self.rows.append({"step": float(trainer.global_step), **values})
+            self._look(trainer)
+            self.rows.append({"step": float(trainer.global_step), **self.latest})
+            self._write(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remembered for the next row."""
+        self._look(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The file is there even where nothing was logged."""
+        self._write(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"rows": self.rows, "latest": self.latest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.rows, self.latest = list(state_dict["rows"]), dict(state_dict["latest"])
+
+    def _look(self, trainer: L.Trainer) -> None:
+        self.latest |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    def _write(self, trainer: L.Trainer) -> None:
+        if self.path is None or not trainer.is_global_zero:
+            return
+        text = io.StringIO()
+        table = csv.DictWriter(text, ["step", *dict.fromkeys(name for row in self.rows for name in row if name != "step")])
+        table.writeheader()
+        table.writerows({**row, "step": int(row["step"]) - 1} for row in self.rows)
+        write_whole(self.path, text.getvalue().encode())
 
 
 class Stopwatch(L.Callback):

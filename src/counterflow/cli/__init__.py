@@ -26,6 +26,7 @@ HELP = """counterflow: what would these control cells look like under another pe
   evaluate  score a fitted model on held-out conditions, beside simple rules
   compare   fit several models on the same split and rank them
   info      what is in a fitted model
+  replay    fit a run again and say whether it comes out the same
 
 An example, from a file to counterfactual cells:
 
@@ -35,10 +36,10 @@ An example, from a file to counterfactual cells:
   counterflow generate runs/first --condition KLF1+MAP2K6 --out cells.h5ad
 
 Every verb: --json (the result as JSON, nothing else), --quiet, --verbose, --debug (tracebacks), --help.
-Exit code: 0 done, 2 something to mend in the input, 1 our fault.
+Exit code: 0 done, 2 something to mend in the input, 1 our fault (of replay: another result).
 """
 
-VERBS = ("demo", "doctor", "fit", "generate", "evaluate", "compare", "info")
+VERBS = ("demo", "doctor", "fit", "generate", "evaluate", "compare", "info", "replay")
 
 
 class Stopped(BaseException):

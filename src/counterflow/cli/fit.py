@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
+from counterflow.checkpoint import write_whole
 from counterflow.cli import Stopped
 from counterflow.cli.parser import VerbParser
 from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, read_data, setup_from
 from counterflow.cli.terminal import Terminal, describe_trust
 from counterflow.errors import ConfigError, near
 from counterflow.footprint import check_memory
+from counterflow.replay import Sample
 from counterflow.run import RunDirectory, fingerprint, versions
 
 if TYPE_CHECKING:
@@ -61,14 +64,21 @@ def run(argv: Sequence[str]) -> None:
     options, terminal = parser().parse(argv)
     if options.out is None:
         raise ConfigError("--out RUN must be given: the directory for the run")
-    options.split_seed = options.seed if options.split_seed is None else options.split_seed
-    options.model.seed = options.seed if options.model.seed is None else options.model.seed
     folder = RunDirectory(Path(options.out))
     folder.check(resume=options.resume, overwrite=options.overwrite)
     if options.resume and folder.is_complete:
         terminal.say(f"{folder.path} is already finished: nothing to resume")
         terminal.result({"run": str(folder.path), "finished": True})
         return
+    with folder.alone() if folder.path.is_dir() else nullcontext():
+        model, adata, seconds = fit(options, folder, terminal)
+    _report(model, adata, folder, seconds, options, terminal)
+
+
+def fit(options: Namespace, folder: RunDirectory, terminal: Terminal) -> tuple[CounterFlow, AnnData, float]:
+    """A fitted model, written into `folder`, the cells it was fitted on, and how long that took."""
+    options.split_seed = options.seed if options.split_seed is None else options.split_seed
+    options.model.seed = options.seed if options.model.seed is None else options.model.seed
     path = data_path(options)
     with terminal.working(f"reading {path}"):
         adata = read_data(path)
@@ -87,20 +97,26 @@ def run(argv: Sequence[str]) -> None:
     check_memory(needed, options.train.memory_limit)
     terminal.say(f"memory: {needed}")
 
-    config, facts = resolved(options, path), _facts(options, data, split, adata, setup.split_key)
+    config = resolved(options, path)
+    facts = _facts(options, data, split, adata, setup.split_key) | {"config": config}
     if options.resume:
         facts |= folder.check_same(config, facts, force_data=options.force_data)
         folder.write_facts(facts)
         if options.force_data and split is not None:
-            folder.split.write_text(split.to_json() + "\n", encoding="utf-8")
+            folder.write_split(split.to_json())
     else:
-        folder.start(config, facts, None if split is None else split.to_json())
+        folder.start(config, facts, None if split is None else split.to_json(), overwrite=options.overwrite)
     if setup.split_key is None:
         terminal.say("no --split: training on every cell, nothing is held out to score on")
-    seconds = _train(model, options, trainer_options, folder, terminal)
-    model.save(folder.model, overwrite=True)
-    folder.write_facts({**facts, "seconds": round(seconds, 1)})
-    _report(model, adata, folder, seconds, options, terminal)
+    with folder.alone() if not options.resume else nullcontext(), stoppable(folder):
+        seconds = _train(model, options, trainer_options, folder, terminal)
+        # what is needed beside the model comes first: with the model the run is finished
+        folder.write_facts({**facts, "seconds": round(seconds, 1), "steps": model.n_steps_trained})
+        model.save(folder.model, overwrite=True)
+        folder.drop_parts()
+        if len(model.reference.library):
+            write_whole(folder.sample, json.dumps(vars(Sample.draw(model))).encode())
+    return model, adata, seconds
 
 
 def fingerprint_after_checks(adata: AnnData, setup: Any, path: str) -> dict[str, Any]:
@@ -171,15 +187,14 @@ def _train(model: CounterFlow, options: Namespace, trainer_options: dict[str, An
     resume_from = folder.checkpoint if options.resume and folder.checkpoint.exists() else None
     begun = time.perf_counter()
     try:
-        with stoppable(folder), folder.keep_metrics(resume_from is not None):
-            model.train(
-                **arguments,
-                resume_from=resume_from,
-                force_data=options.force_data,
-                run_dir=folder.path,
-                progress=terminal.progress,
-                **trainer_options,
-            )
+        model.train(
+            **arguments,
+            resume_from=resume_from,
+            force_data=options.force_data,
+            run_dir=folder.path,
+            progress=terminal.progress,
+            **trainer_options,
+        )
     except Exception:
         folder.drop_if_empty()
         raise
@@ -193,7 +208,7 @@ def stoppable(folder: RunDirectory) -> Iterator[None]:
     def stop(signum: int, frame: FrameType | None) -> None:
         del frame
         resume = f"; go on with: counterflow fit --config {os.fspath(folder.config)} --resume"
-        raise Stopped(signum, resume if folder.checkpoint.exists() else f" before the first checkpoint{resume}")
+        raise Stopped(signum, resume if folder.checkpoint.exists() else f" before the first step{resume}")
 
     if threading.current_thread() is not threading.main_thread():
         yield
