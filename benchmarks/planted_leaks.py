@@ -187,12 +187,12 @@ def guidance_chosen_on(subset: str) -> Callable[[AnnData], Guided]:
 
 
 def recipe_of_all_cells(adata: AnnData) -> cf.CounterFlow:
-    weights = Recipe.weights
+    trust = Recipe.trust
 
-    def everything(self, cells, states):
+    def everything(self, cells, states, module, rule):
         whole = whole_screen(adata)
         encoded = self_space.encode(whole.counts, whole.library)
-        return weights(self, whole, lambda rows: encoded[rows])
+        return trust(self, whole, lambda rows: encoded[rows], module, rule)
 
     def remembered(space, cells, seed, ledger):
         nonlocal self_space
@@ -200,7 +200,7 @@ def recipe_of_all_cells(adata: AnnData) -> cf.CounterFlow:
         fit_space(space, cells, seed, ledger)
 
     self_space = None
-    with patch.object(Recipe, "weights", everything), patch("counterflow.model.fit_space", remembered):
+    with patch.object(Recipe, "trust", everything), patch("counterflow.model.fit_space", remembered):
         return fit(adata, anchor="additive")
 
 

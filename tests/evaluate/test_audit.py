@@ -82,7 +82,7 @@ def test_the_message_counts_and_names_the_cells_of_every_stage(model, adata):
         audit_model(model, moved)
     text = str(error.value)
     assert f"saw 2 test cells (first: '{some[0]}', '{some[1]}'): fit again with the split_key" in text
-    for stage in ("the space (PCA, VAE, scaler)", "the additive rule", "training of the flow", "the learnt weight"):
+    for stage in ("the space (PCA, VAE, scaler)", "the additive rule", "training of the flow", "how far the flow is trusted"):
         assert stage in text
     assert "perturbation features" not in text and "validation" not in text
 

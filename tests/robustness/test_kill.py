@@ -233,6 +233,15 @@ def test_a_signal_stops_after_the_step_that_was_reached(screen, straight, tmp_pa
     check_steps(run)
 
 
+@pytest.fixture
+def interruptible():
+    """A job in the background is started with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_in_python_does_what_it_always_does_after_the_step(declared, tmp_path):
     class Loud(training.L.Callback):
         def on_train_batch_start(self, trainer, *_):
