@@ -1,4 +1,4 @@
-"""Write ``docs/accuracy.md`` from ``benchmarks/results/accuracy/*.json``.
+"""Write ``docs/accuracy.md`` and its figure from ``benchmarks/results/accuracy/*.json``.
 
 python benchmarks/accuracy_doc.py [--check]
 """
@@ -140,10 +140,42 @@ def page() -> str:
         "ones (Kang: `energy` .075, `c2st_gene` .67, `w1_de50` .23, `des` .63). `c2st_gene`: first training seed, at most ten conditions",
         'of a fold. Where a part of a combination was never measured, the model is asked with `on_unknown="mean"`.',
         "",
+        "![Every held-out condition: additive rule and model](accuracy.png)",
+        "",
     ]
     for name, content in results().items():
         lines += lines_of(name, content)
     return "\n".join(lines)
+
+
+def figure() -> None:
+    """Each held-out condition: the additive rule against the model, for the mean effect and for the cells; ``docs/accuracy.png``."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    panes, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
+    for color, (name, content) in enumerate(results().items()):
+        if name.startswith("random"):
+            continue
+        table = pd.DataFrame(content["conditions"])
+        table["row"] = np.where(table["method"].str.startswith("counterflow"), "counterflow", table["method"])
+        wide = table.pivot_table(index=["fold", "condition", "context"], columns=["metric", "row"], values="value", dropna=False)
+        for axis, metric in zip(axes, ("pearson_delta", "energy"), strict=True):
+            rule = "additive" if metric == "pearson_delta" else "additive+ct"
+            label = TITLES[name].split(":")[0] if axis is axes[0] else None
+            axis.scatter(wide[metric, rule], wide[metric, "counterflow"], s=18, alpha=0.7, color=f"C{color}", label=label)
+    titles = ("pearson_delta: above the line the model is better", "energy: below the line the model is better")
+    for axis, title, decoder in zip(axes, titles, ("", ", count transport"), strict=True):
+        ends = axis.get_xlim()
+        axis.plot(ends, ends, color="grey", lw=0.8, zorder=0)
+        axis.set(xlabel=f"additive rule{decoder}", ylabel="counterflow, mean over seeds", title=title)
+    axes[1].set_xscale("symlog", linthresh=0.1)
+    axes[1].set_yscale("symlog", linthresh=0.1)
+    panes.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    panes.savefig(PAGE.with_suffix(".png"), dpi=120)
+    plt.close(panes)
 
 
 def main() -> int:
@@ -153,6 +185,7 @@ def main() -> int:
     if options.check:
         return int(not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page())
     PAGE.write_text(page(), encoding="utf-8")
+    figure()
     return 0
 
 
