@@ -104,7 +104,7 @@ def compared(name: str, *, every_baseline: bool) -> list[str]:
 
 def backbones() -> list[str]:
     lines = [
-        "(The comparisons below were made before means came from measured effects, see docs/decisions.md: their models are the earlier ones.)",
+        "(These comparisons were made before means came from measured effects, see docs/decisions.md: their models are the earlier ones.)",
         "",
         "Four backbones, one budget, between *no change*, the best simple rule for each metric and the ceiling (`benchmarks/compare.py`;"
         " S in brackets: 0 = one generic response, 1 = repeating the experiment). All baselines, costs and verdicts in words:"
