@@ -77,5 +77,6 @@ def describe_trust(trust: Mapping[str, Sequence[float]], anchor: str) -> str:
         return "no rule: the flow carries the whole effect"
     if not trust:
         return "too few conditions to learn how far the flow holds: means follow the rule"
-    learnt = "; ".join(f"a new {kind}: mean {mean:.0%} flow, {spread:.0%} of its spread" for kind, (mean, spread) in trust.items())
+    named = {kind: "measured conditions" if kind == "seen" else f"a new {kind}" for kind in trust}
+    learnt = "; ".join(f"{named[kind]}: mean {mean:.0%} flow, {spread:.0%} of its spread" for kind, (mean, spread) in trust.items())
     return f"chosen on left-out conditions (0 % is the rule): {learnt}"
