@@ -104,7 +104,8 @@ def compared(name: str, *, every_baseline: bool) -> list[str]:
 
 def backbones() -> list[str]:
     lines = [
-        "(These comparisons were made before means came from measured effects, see docs/decisions.md: their models are the earlier ones.)",
+        "(Norman is of the present recipe, where the rule gives the mean and the four backbones differ little. The other screens were",
+        "compared before means came from measured effects, see docs/decisions.md: their models are the earlier ones.)",
         "",
         "Four backbones, one budget, between *no change*, the best simple rule for each metric and the ceiling (`benchmarks/compare.py`;"
         " S in brackets: 0 = one generic response, 1 = repeating the experiment). All baselines, costs and verdicts in words:"
@@ -122,8 +123,8 @@ def comparison() -> str:
         "# Comparisons on real screens",
         "",
         "Written by `benchmarks/readme_tables.py` from `benchmarks/results/compare_*.json`. S in brackets: 0 = the `mean` baseline, 1 =",
-        "the split-half ceiling. `+ct`: the mean of a rule, decoded by count transport. As they came out, good or bad. They were made",
-        "with the recipe before means came from measured effects (`docs/decisions.md`, 2026-11-21); that of now: `docs/accuracy.md`.",
+        "the split-half ceiling. `+ct`: the mean of a rule, decoded by count transport. As they came out, good or bad. All but Norman were",
+        "made with the recipe before means came from measured effects (`docs/decisions.md`, 2026-11-21); that of now: `docs/accuracy.md`.",
     ]
     for name, title in COMPARED.items():
         content = results(f"compare_{name}")
