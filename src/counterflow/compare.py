@@ -128,7 +128,7 @@ def compare(
     seeds
         Trainings of every model; the table shows their mean.
     budget_steps, budget_seconds
-        Optimiser steps, or processor seconds, that every model is trained for. Default: 600 steps.
+        Optimiser steps, or processor seconds, that every model is trained for. Default: 200 steps.
     budget_parameters
         Set the width of every backbone so that it has about this many parameters. Default: the sizes as they come.
     learning_curve
