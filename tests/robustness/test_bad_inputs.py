@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -19,6 +20,10 @@ from counterflow.cli import main
 from counterflow.data.simulate import SMALL, simulate_screen
 from counterflow.errors import ConfigError, CounterflowError, DataError
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+in_column = importlib.import_module("bad_input_spoiling").in_column
+sys.path.remove(str(BENCHMARKS))
 KEYS = {"perturbation_key": "perturbation", "control": "control"}
 
 
@@ -40,15 +45,6 @@ def log1p(adata: AnnData) -> None:
 def set_value(value: float) -> Callable[[AnnData], None]:
     def spoil(adata: AnnData) -> None:
         adata.X.data[5] = value
-
-    return spoil
-
-
-def in_column(column: str, value: object, rows: slice = slice(0, 7)) -> Callable[[AnnData], None]:
-    def spoil(adata: AnnData) -> None:
-        values = adata.obs[column].astype(object)
-        values.iloc[rows] = value
-        adata.obs[column] = values
 
     return spoil
 
