@@ -15,7 +15,7 @@ def spec(*parts, dose=1.0, time=0.0):
 def rule(**effects):
     """A rule from effects of conditions written as A, A_B, ..."""
     specs = tuple(spec(*name.split("_")) for name in effects)
-    return AdditiveRule.fit(MeanEffects(specs, np.array(list(effects.values()), dtype=float), np.zeros(len(specs))))
+    return AdditiveRule.fit(MeanEffects(specs, np.array(list(effects.values()), dtype=float)))
 
 
 def test_mean_effects_average_matched_contexts_with_equal_weight():
@@ -26,18 +26,6 @@ def test_mean_effects_average_matched_contexts_with_equal_weight():
     measured = mean_effects(lambda rows: values[rows], specs, condition, context)
     assert measured.specs == (spec("A"),)
     assert measured.effect.tolist() == [[((6 - 2) + (20 - 10)) / 2]]
-
-
-def test_noise_is_the_sampling_variance_of_the_effect():
-    rng = np.random.default_rng(0)
-    condition = np.repeat([0, 1], [50, 20])
-    noise, spread = [], []
-    for _ in range(300):
-        values = rng.normal(0, [1.0, 2.0], (70, 2))
-        measured = mean_effects(lambda rows, values=values: values[rows], (spec(), spec("A")), condition, np.zeros(70, dtype=int))
-        noise.append(measured.noise[0])
-        spread.append((measured.effect[0] ** 2).sum())  # the true effect is zero
-    assert np.mean(noise) == pytest.approx(np.mean(spread), rel=0.15) == pytest.approx(5 / 20 + 5 / 50, rel=0.15)
 
 
 def test_nothing_to_compare_is_an_error():
@@ -71,7 +59,7 @@ def test_parts_met_only_in_combinations_get_what_their_partners_leave():
 def curve(levels):
     """A rule for one part measured at (dose, time) levels."""
     specs = tuple(spec("A", dose=dose, time=time) for dose, time in levels)
-    return AdditiveRule.fit(MeanEffects(specs, np.array([[float(value)] for value in levels.values()]), np.zeros(len(specs))))
+    return AdditiveRule.fit(MeanEffects(specs, np.array([[float(value)] for value in levels.values()])))
 
 
 def test_doses_are_interpolated_on_a_log_scale_from_zero():
@@ -93,11 +81,3 @@ def test_dose_and_time_together():
     both = curve({(1.0, 2.0): 4.0, (1.0, 6.0): 8.0, (3.0, 2.0): 6.0, (3.0, 6.0): 20.0})
     assert both(spec("A", dose=3.0, time=4.0)) == pytest.approx([13.0])
     assert both(spec("A", dose=0.0, time=6.0)) == [0.0] and both(spec("A", dose=3.0, time=0.0)) == [0.0]
-
-
-def test_shrinkage_takes_noise_off_and_never_turns_an_effect_round():
-    specs = (spec("A"), spec("B"))
-    measured = MeanEffects(specs, np.array([[3.0, 4.0], [0.1, 0.0]]), np.array([5.0, 5.0]))
-    shrunk = AdditiveRule.fit(measured, shrink=True)
-    np.testing.assert_allclose(shrunk(spec("A")), 0.8 * np.array([3.0, 4.0]))
-    assert shrunk(spec("B")).tolist() == [0, 0]

@@ -20,7 +20,6 @@ class MeanEffects:
 
     specs: tuple[ConditionSpec, ...]  # the distinct conditions, without the control
     effect: np.ndarray  # P x F, mean over contexts with equal weight
-    noise: np.ndarray  # P, expected squared length of the sampling error of `effect`
 
 
 def mean_effects(
@@ -28,28 +27,21 @@ def mean_effects(
 ) -> MeanEffects:
     """Measure the effect of every condition in a space; condition 0 is the control.
 
-    `values` gives the rows of the space (n x F) for an array of cell positions. Contexts without controls are ignored. The noise
-    is the sampling variance of both means, summed over features.
+    `values` gives the rows of the space (n x F) for an array of cell positions. Contexts without controls are ignored.
     """
-    moments = {
-        (code, c): _moments(values(np.flatnonzero((condition == code) & (context == c))))
+    means = {
+        (code, c): values(np.flatnonzero((condition == code) & (context == c))).mean(0)
         for code, c in set(zip(condition.tolist(), context.tolist(), strict=True))
     }
-    kept, effects, noises = [], [], []
-    for code in sorted({code for code, _ in moments} - {0}):
-        pairs = [(moments[code, c], moments[0, c]) for c in np.unique(context) if (code, c) in moments and (0, c) in moments]
+    kept, effects = [], []
+    for code in sorted({code for code, _ in means} - {0}):
+        pairs = [(means[code, c], means[0, c]) for c in np.unique(context) if (code, c) in means and (0, c) in means]
         if pairs:
             kept.append(specs[code])
-            effects.append(np.mean([target[0] - control[0] for target, control in pairs], 0))
-            noises.append(sum(target[1] + control[1] for target, control in pairs) / len(pairs) ** 2)
+            effects.append(np.mean([target - control for target, control in pairs], 0))
     if not kept:
         raise DataError("no perturbed cell shares the levels of match_keys with a control cell: drop a key from match_keys")
-    return MeanEffects(tuple(kept), np.array(effects), np.array(noises))
-
-
-def _moments(cells: np.ndarray) -> tuple[np.ndarray, float]:
-    """Mean of the cells, and its expected squared error summed over features (infinite for a single cell)."""
-    return cells.mean(0), float(cells.var(0, ddof=1).sum() / len(cells)) if len(cells) > 1 else float("inf")
+    return MeanEffects(tuple(kept), np.array(effects))
 
 
 @dataclass(frozen=True)
@@ -64,12 +56,9 @@ class AdditiveRule:
     generic: np.ndarray  # F, mean effect of the measured parts
 
     @classmethod
-    def fit(cls, measured: MeanEffects, *, shrink: bool = False) -> AdditiveRule:
-        """Read the rule off measured effects; `shrink` multiplies each by its estimated reliability (James-Stein)."""
+    def fit(cls, measured: MeanEffects) -> AdditiveRule:
+        """Read the rule off measured effects."""
         effect = measured.effect
-        if shrink:
-            size = np.maximum((effect**2).sum(1), 1e-12)
-            effect = effect * np.clip(1.0 - measured.noise / size, 0.0, 1.0)[:, None]
         curves: dict[str, dict[tuple[float, float], np.ndarray]] = {}
         for spec, value in zip(measured.specs, effect, strict=True):
             if len(spec.parts) == 1:

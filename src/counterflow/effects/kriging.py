@@ -127,7 +127,7 @@ class KrigedRule:
         """The additive rule of the plain means over contexts: what a flow is trained on top of."""
         m = self.measured
         means = np.array([m.effect[m.spec_of == s].astype(np.float64).mean(0) for s in range(len(m.specs))])
-        return AdditiveRule.fit(MeanEffects(m.specs, means, np.zeros(len(means))))
+        return AdditiveRule.fit(MeanEffects(m.specs, means))
 
     def at(self, level: Level, control: NDArray | None = None) -> AdditiveRule:
         """The rule in a context; `control` (F), the mean of its controls, is needed only where training has none of that level."""
@@ -140,7 +140,7 @@ class KrigedRule:
         if key in self._rules:
             return self._rules[key]
         effects = np.array([self._effect(s, control) for s in range(len(self.measured.specs))])
-        rule = AdditiveRule.fit(MeanEffects(self.measured.specs, effects, np.zeros(len(effects))))
+        rule = AdditiveRule.fit(MeanEffects(self.measured.specs, effects))
         rule = replace(rule, generic=_predictive(rule) * rule.generic)
         self._rules = {name: kept for name, kept in self._rules.items() if known or isinstance(name, tuple)}  # of strangers, the last
         self._rules[key] = rule
@@ -161,7 +161,7 @@ class KrigedRule:
         """Parts as measured alone, shrunk, mean over contexts."""
         singles = [i for i, spec in enumerate(self.measured.specs) if len(spec.parts) == 1]
         effects = np.array([shrunk(*self._mean(i)) for i in singles])
-        return AdditiveRule.fit(MeanEffects(tuple(self.measured.specs[i] for i in singles), effects, np.zeros(len(singles))))
+        return AdditiveRule.fit(MeanEffects(tuple(self.measured.specs[i] for i in singles), effects))
 
     def _mean(self, spec: int) -> tuple[NDArray, NDArray]:
         """Effect of a condition and variance of its error, mean over contexts."""
