@@ -28,6 +28,8 @@ MODEL_PARTS = (
     "calibration",
     "requests",
     "recipe",
+    "bounded",
+    "soundness",
     "saving",
 )
 """In the order in which they may import each other: later ones the earlier ones."""
