@@ -234,5 +234,12 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
             raise CheckpointError(f"{os.fspath(file)!r} does not have the sha256 that {MANIFEST} gives: the file is damaged or was changed")
     try:
         return manifest, load_weights(root / WEIGHTS), load_arrays(root / ARRAYS)
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:  # kinds of numbers that it cannot hold
+    except (
+        SafetensorError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise CheckpointError(f"{os.fspath(root)!r} holds a damaged safetensors file: {error}") from None

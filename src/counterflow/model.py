@@ -34,7 +34,7 @@ from counterflow.prediction import Correction, Sampling, counterfactual, describ
 from counterflow.recentring import Origins, Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
-from counterflow.requests import check_library, check_n_cells, matching_rows, requested_specs, support_labels, trusted
+from counterflow.requests import check_library, check_n_cells, gene_report, matching_rows, requested_specs, support_labels, trusted
 from counterflow.resuming import planned_steps
 from counterflow.spaces.base import StateSpace
 from counterflow.spaces.counts import distinct_names
@@ -57,7 +57,7 @@ class CounterFlow:
     backbone
         ``mlp``, ``dit``, ``set``, ``ssm``; or ``"package.module:Name"``, a class, or a ready `nn.Module`.
     space
-        ``pca``, ``latent`` (an scVI autoencoder, or a trained `scvi.model.SCVI`), or ``raw``.
+        ``pca``, ``latent`` (an scVI autoencoder), or ``raw``; or a trained `scvi.model.SCVI` (`counterflow.spaces.latent.load_scvi`).
     source, coupling
         What flows, and how it is paired. Default: ``control`` with ``ot`` in pca and latent, ``noise`` with ``independent`` in raw.
     prediction
@@ -411,7 +411,8 @@ class CounterFlow:
         AnnData
             One row per condition and control cell. ``X``: log1p of counts per 10,000; ``layers["counts"]`` (integers) and
             ``layers["mean"]`` (their expectation); ``obs``: that of the control with the new condition, ``source_cell`` and
-            ``support`` (``seen``, ``components-seen``, ``features-only``, ``unseen-context``); ``uns["counterflow"]``: how it was made.
+            ``support`` (``seen``, ``components-seen``, ``features-only``, ``unseen-context``); ``uns["counterflow"]``: how it was made;
+            its ``genes``: how many were found by name (used), left out (extra) and counted as zero (missing).
 
         Notes
         -----
@@ -426,6 +427,7 @@ class CounterFlow:
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
         cells, obs, var = self._controls(adata, missing_genes)
+        genes = gene_report(self.genes, self.genes if adata is None else adata.var_names)
         names, cells = cells.cells, replace(cells, cells=distinct_names(cells.cells))
         device, origins = next(self.module.parameters()).device, self._origins()
         blocks = []
@@ -441,7 +443,8 @@ class CounterFlow:
                 correction = self._correction(spec, some, support, origins, how, calibrated=decoder == "calibrated")
                 counts, expected = counterfactual(self.module, self.space, some, ids, factual, correction, how, decoder, device)
             named = describe_rows(obs.iloc[rows], spec, self.setup, [names[row] for row in rows], support)
-            blocks.append(to_anndata(counts, expected, some.library, named, var, made_by(self.config, how, specs, self.setup)))
+            how_made = made_by(self.config, how, specs, self.setup) | {"genes": genes}
+            blocks.append(to_anndata(counts, expected, some.library, named, var, how_made))
         return stack(blocks, self.setup)
 
     def generate(
