@@ -226,6 +226,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
     from safetensors.torch import load_file as load_weights
 
     root, manifest = model_dir(path), read_manifest(path)
+    if set(manifest["files"]) != {WEIGHTS, ARRAYS}:
+        raise CheckpointError(f"{MANIFEST} in {os.fspath(root)!r} names files that no model has: the file was changed")
     for name in (WEIGHTS, ARRAYS):
         file, named = root / name, manifest["files"].get(name)
         if not file.is_file():

@@ -67,6 +67,9 @@ def check_h5ad(path: str | os.PathLike[str]) -> None:
         with h5py.File(file, "r") as handle:
             if "X" not in handle and "layers" not in handle:
                 raise DataError(f"{shown} is an HDF5 file, but holds no AnnData (no X, no layers)")
+            for table in ("obs", "var"):  # without one, names would be made up
+                if table not in handle:
+                    raise DataError(f"{shown} is an HDF5 file, but holds no whole AnnData (no {table}): copy it again")
             _check_sizes(handle, file.stat().st_size, shown)
             _check_filters(handle, shown)
     except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py has many words for a damaged file

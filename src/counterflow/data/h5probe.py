@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 
 MOST_BYTES = 64 * 2**20  # of numbers that are read for the test
+_DEEPEST = 50  # groups in groups: an AnnData has five or six
 _BLOCK = 2**18  # values at a time
 _UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError, AttributeError, NotImplementedError)
 
@@ -40,6 +41,9 @@ def problems(handle: h5py.File) -> Iterator[str]:
         address = h5py.h5o.get_info(group.id).addr
         if address in above:
             yield f"the group {path!r} holds itself"
+            continue
+        if len(above) > _DEEPEST:
+            yield f"groups are nested more than {_DEEPEST} deep"
             continue
         _read_attributes(group)
         for name in _names(group):
