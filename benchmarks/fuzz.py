@@ -77,6 +77,7 @@ class Worker:
         self.start()
 
     def start(self) -> None:
+        """A new process."""
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, *self.arguments), daemon=False)
@@ -99,12 +100,13 @@ class Worker:
         return outcome
 
     def stop(self) -> None:
+        """End it."""
         self.connection.send(None)
         self.process.join()
 
 
 def run(areas: Sequence[str], share: float, seed: int, jobs: int, *, quiet: bool = True) -> dict[str, dict[str, list[tuple[str, str]]]]:
-    """area -> kind -> (outcome, line) of every case."""
+    """Area -> kind -> (outcome, line) of every case."""
     with tempfile.TemporaryDirectory(prefix="counterflow-fuzz-") as folder:
         base, originals, cases = Path(folder), {}, []
         for area in areas:
@@ -114,9 +116,8 @@ def run(areas: Sequence[str], share: float, seed: int, jobs: int, *, quiet: bool
             originals[area] = module.originals(base / area)
             deal = [kind for kind in module.KINDS for _ in range(module.OFTEN.get(kind, 1))]
             total = round(AREAS[area][1] * share)
-            cases += [
-                (area, deal[i % len(deal)], i, seed) for i in np.linspace(0, max(total, len(deal)), total, endpoint=False).astype(int)
-            ]
+            numbers = np.linspace(0, max(total, len(deal)), total, endpoint=False).astype(int)  # few cases are of all kinds, too
+            cases += [(area, deal[number % len(deal)], int(number), seed) for number in numbers]
         found: dict[str, dict[str, list[tuple[str, str]]]] = {area: defaultdict(list) for area in areas}
         workers = [Worker(base, originals, quiet) for _ in range(jobs)]
         lock, rest = threading.Lock(), iter(cases)

@@ -182,7 +182,7 @@ def cycle(rng: np.random.Generator, handle: h5py.File) -> None:
 def many_ways(rng: np.random.Generator, handle: h5py.File) -> None:
     del rng
     last = handle["uns"].create_group("deep0")
-    for i in range(1, 40):  # 2^40 paths to the last one
+    for _ in range(1, 40):  # 2^40 paths to the last one
         new = last.create_group("a")
         last["b"] = new
         last = new
@@ -252,10 +252,10 @@ KINDS: dict[str, Callable] = {
     **{kind: partial(_structure, change) for kind, change in STRUCTURES.items()},
 }
 FREE_TO_DIFFER = frozenset({"odd names"})  # kinds after which other content is no fault of the reader
-NOTES = """Other content was accepted in silence only where bytes were damaged that HDF5 keeps no checksum of: numbers and names in a file
-without compression, and in a compressed one what is too small to be compressed. A count or a letter is then another one, and nothing in the
-file says so. Files compressed with gzip carry a checksum of nearly all of it; a run keeps a fingerprint of its data and is resumed and replayed
-on the same data only."""
+NOTES = """Other content was accepted in silence only where bytes were damaged that HDF5 keeps no checksum of: numbers and names in a
+file without compression, and in a compressed one what is too small to be compressed. A count or a letter is then another one, and
+nothing in the file says so. Files compressed with gzip carry a checksum of nearly all of it; a run keeps a fingerprint of its data and
+is resumed and replayed on the same data only."""
 OFTEN = {f"gzip: {kind}": 2 for kind in fuzz_bytes.KINDS}
 KNOWN = frozenset({("silent", "plain: "), ("silent", "gzip: ")})
 

@@ -278,11 +278,11 @@ SIGNED: dict[str, Callable] = {
     "safetensors: values that no fit gives": values,
 }
 KINDS: dict[str, Callable] = {
-    **{f"{name}: {kind}": partial(_damaged, change, name) for name in (WEIGHTS, ARRAYS, MANIFEST) for kind, change in fuzz_bytes.KINDS.items()},
+    **{f"{name}: {kind}": partial(_damaged, how, name) for name in (WEIGHTS, ARRAYS, MANIFEST) for kind, how in fuzz_bytes.KINDS.items()},
     "no JSON of ours": invalid_text,
     "files missing, empty, swapped, pickles, links": files,
     **{f"signed {kind}": change for kind, change in SIGNED.items()},
-}  # fmt: skip
+}
 OFTEN = dict.fromkeys((kind for kind in KINDS if kind.startswith("signed")), 6)
 FREE_TO_DIFFER = frozenset(kind for kind in KINDS if kind.startswith("signed"))
 NOTES = "*signed*: every sha256 was made right again after the change, so that it is the reader's own checks that refuse."

@@ -171,7 +171,8 @@ def no_text(rng: np.random.Generator, file: Path) -> None:
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
     )
-    odd = ["[" * 100_000, '{"a":' * 100_000, "9" * 5000, "", "null", "[]", "3", '"x"', "NaN", '{"a": 1e999}', "\x00", "\ufeff{}", "a: b: c", "- " * 20_000,
+    odd = ["[" * 100_000, '{"a":' * 100_000, "9" * 5000, "", "null", "[]", "3", '"x"', "NaN", '{"a": 1e999}', "\x00", "\ufeff{}",
+           "a: b: c", "- " * 20_000,
            "!!python/object/apply:os.system ['true']", "setup: !!python/name:os.system", "{? [a]: b}", "1: {2: 3}", "a: &x [*x]", bomb,
            "setup: {perturbation_key: {a: b}}", "data: [1, 2]", "model: 3"]  # fmt: skip
     if rng.random() < 0.3:
@@ -201,8 +202,8 @@ KINDS: dict[str, tuple[str, Callable]] = {
 }
 OFTEN = dict.fromkeys((kind for kind in KINDS if kind.startswith(("changed", "no text"))), 5)
 FREE_TO_DIFFER = frozenset(kind for kind in KINDS if not kind.startswith("checkpoints"))
-NOTES = """These are texts that people read and edit, without a checksum: *another* is what a changed text says, read as it is. The model of a
-run does not depend on them; `counterflow replay` compares them with what comes out."""
+NOTES = """These are texts that people read and edit, without a checksum: *another* is what a changed text says, read as it is. The
+model of a run does not depend on them; `counterflow replay` compares them with what comes out."""
 KNOWN: frozenset[tuple[str, str]] = frozenset()
 
 

@@ -43,7 +43,7 @@ def read_state(checkpoint: str | os.PathLike[str], data: str | None, force_data:
         raise
     except Exception as error:  # the reader of tensors has many words for a damaged file
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{os.fspath(checkpoint)!r} is not a checkpoint of a run, or is damaged: {line}") from None
+        raise CheckpointError(f"{os.fspath(checkpoint)!r} is not a checkpoint of a run, or is damaged: {line}") from error
     if not force_data and data is not None and before not in (None, data):
         raise DataError(
             f"the data changed since {os.fspath(checkpoint)!r} was written (fingerprint {before[:12]}, now {data[:12]}): resume with the "

@@ -21,12 +21,12 @@ _UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeEr
 
 
 def limit(size: int) -> None:
-    """Seconds of the processor (5, and 1 for each 20 MB) and memory that a sound file of this size never needs."""
+    """Seconds of the processor (3, and 1 for each 20 MB) and memory that a sound file of this size never needs."""
     try:
         import resource
     except ImportError:  # not on this system
         return
-    seconds = 5 + size // 20_000_000
+    seconds = 3 + size // 20_000_000
     for what, most in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, 4 * 2**30 + size), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(what)[1]
         resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
