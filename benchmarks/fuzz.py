@@ -5,7 +5,8 @@
 
 Outcomes: *refused* (an error of ours), *unchanged* (loaded, and the same to the bit), *another* (a changed file that was signed anew and
 is sound: a forger may write what he likes, but only that), and the faults: *silent* (other content was accepted), *foreign* (an
-exception that is not ours), *crash*, *hang* (more than 10 s).
+exception that is not ours), *crash*, *hang* (more than 10 s of the
+processor, or a minute).
 """
 
 import argparse
@@ -55,10 +56,10 @@ def outcome_of(area: str, kind: str, number: int, seed: int, base: Path, origina
     return ("another", "") if kind in module.FREE_TO_DIFFER else ("silent", "")
 
 
-def work(connection: Any, base: Path, originals: dict[str, dict[str, str]], quiet: bool) -> None:
+def work(connection: Any, base: Path, originals: dict[str, dict[str, str]]) -> None:
     """Do cases until told to stop."""
-    if quiet:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     scratch = Path(tempfile.mkdtemp(prefix="counterflow-fuzz-"))
     while (case := connection.recv()) is not None:
         area, kind, number, seed = case
@@ -66,6 +67,15 @@ def work(connection: Any, base: Path, originals: dict[str, dict[str, str]], quie
         scratch.mkdir()
         connection.send(outcome_of(area, kind, number, seed, base / area, originals[area], scratch))
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used of a processor: on a busy machine the clock says nothing of a hang."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it ended; or no such system, and the clock decides
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 class Worker:
@@ -88,8 +98,10 @@ class Worker:
         """The outcome of a case, whatever it does to the process."""
         self.connection.send(case)
         try:
-            if self.connection.poll(PATIENCE):
-                return self.connection.recv()
+            begun, spent = time.monotonic(), processor_seconds(self.process.pid)
+            while processor_seconds(self.process.pid) - spent < PATIENCE and time.monotonic() - begun < 6 * PATIENCE:
+                if self.connection.poll(0.05 * PATIENCE):
+                    return self.connection.recv()
             outcome = "hang", f"more than {PATIENCE:.0f} s"
         except EOFError:
             self.process.join()
@@ -105,7 +117,7 @@ class Worker:
         self.process.join()
 
 
-def run(areas: Sequence[str], share: float, seed: int, jobs: int, *, quiet: bool = True) -> dict[str, dict[str, list[tuple[str, str]]]]:
+def run(areas: Sequence[str], share: float, seed: int, jobs: int, *, loud: bool = False) -> dict[str, dict[str, list[tuple[str, str]]]]:
     """Area -> kind -> (outcome, line) of every case."""
     with tempfile.TemporaryDirectory(prefix="counterflow-fuzz-") as folder:
         base, originals, cases = Path(folder), {}, []
@@ -119,7 +131,7 @@ def run(areas: Sequence[str], share: float, seed: int, jobs: int, *, quiet: bool
             numbers = np.linspace(0, max(total, len(deal)), total, endpoint=False).astype(int)  # few cases are of all kinds, too
             cases += [(area, deal[number % len(deal)], int(number), seed) for number in numbers]
         found: dict[str, dict[str, list[tuple[str, str]]]] = {area: defaultdict(list) for area in areas}
-        workers = [Worker(base, originals, quiet) for _ in range(jobs)]
+        workers = [Worker(base, originals) for _ in range(jobs)]
         lock, rest = threading.Lock(), iter(cases)
 
         def drive(worker: Worker) -> None:
@@ -131,6 +143,8 @@ def run(areas: Sequence[str], share: float, seed: int, jobs: int, *, quiet: bool
                 outcome, line = worker.do(case)
                 with lock:
                     found[case[0]][case[1]].append((outcome, f"{line} [{case[2]}]"))
+                    if outcome in FAULTS and loud:
+                        print(case[0], case[1], outcome, line, case[2], flush=True)
 
         threads = [threading.Thread(target=drive, args=(worker,)) for worker in workers]
         for thread in threads:
@@ -183,14 +197,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--loud", action="store_true", help="show what the workers say")
     options = parser.parse_args()
     begun = time.monotonic()
-    found = run(options.areas, options.share, options.seed, options.jobs, quiet=not options.loud)
+    found = run(options.areas, options.share, options.seed, options.jobs, loud=True)
     options.out.write_text(table(found, options.seed, (time.monotonic() - begun) / 60) + "\n", encoding="utf-8")
-    bad = faults(found)
-    print("\n".join(bad))
-    print(f"{len(bad)} faults; {options.out}")
+    known = {area: import_module(AREAS[area][0]).KNOWN for area in found}
+    bad = [line for area, kinds in found.items() for line in faults({area: kinds}, but=known[area])]
+    print("\n".join(["", "not known:", *bad]))
+    print(f"{len(bad)} faults beyond those that {options.out} explains")
     return 1 if bad else 0
 
 
