@@ -202,7 +202,7 @@ def test_combinations_are_learnt_from_their_parts_at_the_same_time():
     """Pairs at 24 h whose parts were also measured at 6 h, where they do a quarter: they still add up."""
     rng = np.random.default_rng(0)
     full, rule = timed(rng, (6.0, 24.0), 24.0)
-    assert rule.interactions.factor == pytest.approx(1.0, abs=0.01)
+    assert rule.combinations.interactions.factor == pytest.approx(1.0, abs=0.01)
     predicted = rule.effect(spec("A", "F", time=24.0), ("c0",), np.ones(FEATURES))
     assert predicted == pytest.approx(full[0] + full[5], abs=0.1)
 
@@ -210,7 +210,7 @@ def test_combinations_are_learnt_from_their_parts_at_the_same_time():
 def test_a_combination_at_time_zero_does_nothing():
     rng = np.random.default_rng(0)
     _, rule = timed(rng, (12.0, 24.0), 24.0, truth_factor=0.5)
-    assert rule.interactions.factor == pytest.approx(0.5, abs=0.05)
+    assert rule.combinations.interactions.factor == pytest.approx(0.5, abs=0.05)
     assert np.abs(rule.effect(spec("A", "F", time=0.0), ("c0",), np.ones(FEATURES))).max() < 1e-6
     late = np.linalg.norm(rule.effect(spec("A", "F", time=24.0), ("c0",), np.ones(FEATURES)))
     assert np.linalg.norm(rule.effect(spec("A", "F", time=12.0), ("c0",), np.ones(FEATURES))) < 0.7 * late
