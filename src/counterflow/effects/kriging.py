@@ -7,7 +7,8 @@ The effect of a condition on a feature (a gene, a state coordinate) is modelled 
 with a Gaussian-process deviation whose covariance between two contexts is ``between * (k(a, b) + SLOPE * own(a) * own(b))``: `k`
 falls with the distance of the contexts' control means, and `own` is the feature's own standardised level in the controls, so that an
 effect may depend on how much of a gene there was. The prediction is the best linear unbiased one (kriging; Henderson, Biometrics 1975),
-per feature, from all contexts in which the condition was measured. With one context it is the measured effect, shrunk.
+per feature, from all contexts in which the condition was measured. With one context it is the measured effect, shrunk. Strong features
+follow the most similar contexts as far as that was right for contexts left out (`counterflow.effects.similarity`).
 """
 
 from __future__ import annotations
