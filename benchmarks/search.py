@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,8 @@ from counterflow.data.matrix import log_normalised
 from counterflow.data.simulate import simulate_screen
 from counterflow.effects import kriging, similarity
 from counterflow.effects.combinations import Combinations
+from counterflow.effects.interactions import Interactions
 from counterflow.effects.kriging import KrigedRule, MeasuredEffects, shrunk
-from counterflow.effects.pooling import PooledParts
 from counterflow.evaluate.metrics import welch_t
 from counterflow.types import ConditionSpec
 
@@ -270,32 +271,36 @@ def combinations(folder: Path) -> list[str]:
 
 def rules_for_pairs(expression: NDArray, condition: NDArray, context: NDArray) -> dict[str, Callable[[str], NDArray]]:
     """Estimators of the effect of a pair, mean over contexts, from training cells."""
-    controls = {t: expression[(condition == "control") & (context == t)].mean(0) for t in set(context)}
-    left = expression - np.array([controls[t] for t in context])
-    specs = {name: ConditionSpec(tuple(sorted(name.split("+"))), (1.0,) * len(name.split("+"))) for name in sorted(set(condition))}
-    measured = sorted(set(condition) - {"control"})
-    effect = {name: left[condition == name].mean(0) for name in measured}
-    noise = {name: left[condition == name].var(0, ddof=1) / (condition == name).sum() for name in measured}
-    parts = {specs[n]: (shrunk(effect[n], noise[n]), float(noise[n].mean())) for n in measured if "+" not in n}
-    arrays = np.array([effect[n] for n in measured]), np.array([noise[n].mean() for n in measured])
-    fit = Combinations.fit(parts, [specs[n] for n in measured], *arrays)
-    pooled = PooledParts.fit([specs[n] for n in measured], *arrays)
-
-    def alone(name: str) -> NDArray:
-        return np.array([parts[ConditionSpec((part,), (1.0,))][0] for part in sorted(name.split("+"))])
-
-    def spec(name: str) -> ConditionSpec:
-        return ConditionSpec(tuple(sorted(name.split("+"))), (1.0, 1.0))
-
-    return {
-        "sum of the parts": lambda n: np.sum([effect[part] for part in n.split("+")], 0),
-        "sum of the shrunk parts": lambda n: alone(n).sum(0),
-        "the same times one factor": lambda n: fit.interactions.factor * alone(n).sum(0),
-        "factor and interactions": lambda n: fit.interactions(alone(n).sum(0), alone(n)),
-        "parts pooled over combinations": lambda n: pooled(spec(n)),
-        "half of both": lambda n: 0.5 * (pooled(spec(n)) + fit.interactions(alone(n).sum(0), alone(n))),
-        "**mixed by how they did on what was left out**": lambda n: fit(spec(n), alone(n).sum(0), alone(n)),
+    names, levels = ["control", *sorted(set(condition) - {"control"})], sorted(set(context))
+    code, level = (np.array([known.index(x) for x in values]) for known, values in ((names, condition), (levels, context)))
+    specs = [ConditionSpec(), *(_spec(name) for name in names[1:])]
+    measured = MeasuredEffects.measure(lambda rows: expression[rows], specs, code, [(name,) for name in levels], level)
+    mixed = KrigedRule(measured, 0.0)
+    learnt = mixed.combinations
+    assert learnt.pooled is not None
+    factor = replace(learnt.interactions, weight=np.zeros_like(learnt.interactions.weight))
+    variants = {
+        "sum of the shrunk parts": replace(learnt, interactions=Interactions.none(), weight=0.0),
+        "the same times one factor": replace(learnt, interactions=factor, weight=0.0),
+        "factor and interactions": replace(learnt, weight=0.0),
+        "half of both": replace(learnt, weight=0.5),
+        "parts pooled over combinations": replace(learnt, weight=1.0),
+        "**mixed by how they did on what was left out**": learnt,
     }
+
+    def averaged(combinations: Combinations) -> Callable[[str], NDArray]:
+        rule = KrigedRule(measured, 0.0)
+        rule.__dict__["combinations"] = combinations
+        at = list(zip(measured.levels, measured.control.astype(float), strict=True))
+        return lambda name: np.mean([rule.effect(_spec(name), known, control) for known, control in at], 0)
+
+    return {"sum of the parts": lambda name: mixed.anchor(_spec(name)), **{title: averaged(c) for title, c in variants.items()}}
+
+
+def _spec(name: str) -> ConditionSpec:
+    """`A+B` without dose and time."""
+    parts = tuple(sorted(name.split("+")))
+    return ConditionSpec(parts, (1.0,) * len(parts))
 
 
 def pairs_of_norman(folder: Path) -> dict[str, NDArray]:

@@ -33,22 +33,10 @@ N_GENES = 1000
 CELLS = 200  # that are compared
 TEST, VALIDATED = "NK", ("FCGR3A+Mono",)
 CANDIDATES: dict[str, list[tuple[dict[str, Any], float]]] = {  # backbone -> options, learning rate; the first is what was there
-    "mlp": [({}, 1e-3), ({}, 3e-3), ({"size": "S"}, 3e-3)],
-    "dit": [
-        ({}, 1e-3),
-        ({}, 3e-3),
-        ({"genes_per_token": 4}, 1e-3),
-        ({"genes_per_token": 4}, 3e-3),
-        ({"genes_per_token": 4, "depth": 2}, 3e-3),
-    ],
-    "set": [({}, 1e-3), ({}, 3e-3), ({"depth": 2}, 3e-3), ({"depth": 2, "n_inducing": 8}, 3e-3)],
-    "ssm": [
-        ({}, 1e-3),
-        ({}, 3e-3),
-        ({"genes_per_token": 4}, 1e-3),
-        ({"genes_per_token": 4}, 3e-3),
-        ({"genes_per_token": 4, "depth": 2}, 3e-3),
-    ],
+    "dit": [({}, 1e-3), ({"genes_per_token": 4}, 1e-3), ({"genes_per_token": 4}, 3e-3), ({"genes_per_token": 4, "depth": 2}, 3e-3)],
+    "set": [({}, 1e-3), ({}, 3e-3), ({"depth": 2, "n_inducing": 8}, 3e-3)],
+    "ssm": [({}, 1e-3), ({"genes_per_token": 4}, 3e-3), ({"genes_per_token": 4, "depth": 2}, 3e-3)],
+    "mlp": [({}, 1e-3), ({}, 3e-3)],
 }
 
 
