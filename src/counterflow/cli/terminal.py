@@ -78,5 +78,11 @@ def describe_trust(trust: Mapping[str, Sequence[float]], anchor: str) -> str:
     if not trust:
         return "too few conditions to learn how far the flow holds: means follow the rule"
     named = {kind: "measured conditions" if kind == "seen" else f"a new {kind}" for kind in trust}
-    learnt = "; ".join(f"{named[kind]}: mean {mean:.0%} flow, {spread:.0%} of its spread" for kind, (mean, spread) in trust.items())
-    return f"chosen on left-out conditions (0 % is the rule): {learnt}"
+    chosen_on = {
+        kind: ("" if kind == "seen" else "left-out ") + ("condition" if n == 1 else "conditions") for kind, (_, _, n) in trust.items()
+    }
+    learnt = "; ".join(
+        f"{named[kind]}: mean {mean:.0%} flow, {spread:.0%} of its spread (chosen on {n} {chosen_on[kind]})"
+        for kind, (mean, spread, n) in trust.items()
+    )
+    return f"0 % is the rule; {learnt}"
