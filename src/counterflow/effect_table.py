@@ -16,6 +16,7 @@ from counterflow.effects.intervals import Certainty, Intervals
 from counterflow.effects.kriging import KrigedRule
 from counterflow.effects.leaving_out import SIMPLE, simple_effects
 from counterflow.errors import ConfigError, warn
+from counterflow.recentring import N_CELLS
 from counterflow.spaces.base import log_normalise
 from counterflow.types import ConditionSpec
 
@@ -71,8 +72,7 @@ def effect_of(
     certainty = intervals.certainty(kind) if intervals is not None and spec.parts else None
     if certainty is None or intervals is None:
         return PredictedEffect(spec, level, support, effect, simple)
-    n = len(controls.cells)
-    noise = intervals.noise(kind, after[1], before[1], (n, n), cells)
+    noise = intervals.noise(kind, after[1], before[1], cells, N_CELLS)
     return PredictedEffect(spec, level, support, effect, simple, certainty, intervals.spread(certainty, effect, noise))
 
 

@@ -454,7 +454,7 @@ class CounterFlow:
         *,
         adata: AnnData | None = None,
         cells: float | None = None,
-        n_cells: int = 256,
+        n_cells: int = 512,
         n_steps: int = 20,
         seed: int = 0,
         on_unknown: Literal["error", "mean"] = "error",
@@ -473,7 +473,7 @@ class CounterFlow:
             The experiment that the interval is for: that many cells of the condition. ``None``: as many as conditions of the training
             screen have; ``float("inf")``: what any number of cells would show.
         n_cells
-            Control cells of each context that are moved to find the effect, at most.
+            Control cells of each context that are moved to find the effect; repeated, with new draws of counts, where there are fewer.
         seed
             Of the choice of controls and of counting noise.
 
@@ -509,7 +509,7 @@ class CounterFlow:
         cells: float | None = None,
         seed: int = 0,
         *,
-        n_cells: int = 256,
+        n_cells: int = 512,
         n_steps: int = 20,
         on_unknown: str = "error",
         missing_genes: str = "error",
@@ -518,15 +518,16 @@ class CounterFlow:
         self._check_trained()
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
         controls, obs, _ = self._controls(adata, missing_genes)
-        controls, origins = replace(controls, cells=distinct_names(controls.cells)), self._origins()
+        origins = self._origins()
         how = Sampling(n_steps=n_steps, seed=seed)
         decoder = how.decode_by(self.space.decoder, self.rule is not None)
         genes = None if self.rule is None else self.rule.genes
         for i, spec in enumerate(specs):
             wanted = matching_rows(obs, dict(table.iloc[i]))
             for context in np.unique(controls.context[wanted]):
-                rows = np.random.default_rng([seed, 1]).permutation(wanted[controls.context[wanted] == context])
-                some = controls.rows(np.sort(rows[:n_cells]))
+                rows = np.sort(np.random.default_rng([seed, 1]).permutation(wanted[controls.context[wanted] == context])[:n_cells])
+                some = controls.rows(np.tile(rows, -(-n_cells // len(rows))))  # counts are drawn: a mean of few draws is noisy
+                some = replace(some, cells=distinct_names(some.cells))
                 support = support_labels(spec, some, self.vocabulary)
                 counts, _ = self._counterfactual(spec, some, support, origins, how, decoder)
                 label = max(set(support), key=support.count)

@@ -85,11 +85,11 @@ def test_the_simple_rule_with_the_smallest_errors_is_the_one_to_beat():
 def test_more_cells_make_less_noise_and_what_was_measured_was_noisy_too():
     learnt = intervals(effects(4, 0))
     one = np.ones(GENES)
-    usual, many, never = (learnt.noise("combination", one, one, (256, 256), cells) for cells in (None, 10_000, float("inf")))
-    assert (usual > many).all() and (many > 0).all() and (never == 0).all()
-    assert learnt.noise("seen", one, one, (256, 256), float("inf")) == pytest.approx(usual)
-    again = learnt.noise("combination", one, one, (256, 256), 100)
-    assert usual == pytest.approx(again)  # the training screen has 100 cells of a condition
+    usual, many, never = (learnt.noise("combination", one, one, cells, 10**9) for cells in (None, 10_000, float("inf")))
+    assert (usual > many).all() and (many > 0).all() and never == pytest.approx(0, abs=1e-8)
+    assert learnt.noise("seen", one, one, float("inf"), 10**9) == pytest.approx(usual)
+    assert learnt.noise("combination", one, one, 100, 10**9) == pytest.approx(usual)  # the training screen has 100 cells of a condition
+    assert (learnt.noise("combination", one, one, None, 256) > usual).all()
 
 
 def test_they_survive_being_saved():

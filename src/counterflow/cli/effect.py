@@ -86,8 +86,8 @@ def _report(table: pd.DataFrame, keys: list[str], top: int, out: str | None, ter
         if "lo" in rows:
             sure = int(((rows["lo"] > 0) | (rows["hi"] < 0)).sum())
             terminal.say(
-                f"{sure:,} of {len(rows):,} genes change for sure, {int(rows['beyond_baseline'].sum()):,} otherwise than by the rule "
-                f"'{rows['baseline'].iloc[0]}'; intervals learnt on {rows['calibrated_on'].iloc[0]} left-out effects",
+                f"{sure:,} of {len(rows):,} intervals leave out zero, {int(rows['beyond_baseline'].sum()):,} what the simple rule "
+                f"'{rows['baseline'].iloc[0]}' says; learnt on {rows['calibrated_on'].iloc[0]} effects that were left out",
                 style="dim",
             )
         terminal.say()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from counterflow.cli.parser import VerbParser
-from counterflow.cli.terminal import describe_trust
+from counterflow.cli.terminal import describe_trust, named_kind
 from counterflow.data.ledger import STAGES
 from counterflow.effects.on_target import OnTarget, in_words
 
@@ -67,8 +67,8 @@ def describe_intervals(intervals: dict[str, Any] | None) -> str:
     """What intervals of predicted effects were learnt on."""
     if not intervals or not intervals["kinds"]:
         return "none: no training condition could be left out"
-    named = {kind: "measured conditions" if kind == "seen" else f"a new {kind}" for kind in intervals["kinds"]}
-    return "learnt on left-out effects: " + ", ".join(f"{named[kind]} {one['n']}" for kind, one in intervals["kinds"].items())
+    learnt = ", ".join(f"{named_kind(kind)} {one['n']}" for kind, one in intervals["kinds"].items())
+    return f"learnt on left-out effects: {learnt}"
 
 
 def learned_from(ledger: dict[str, Any] | None) -> str:

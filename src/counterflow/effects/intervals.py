@@ -75,17 +75,19 @@ class Intervals:
         """Of a kind of generalisation, or of a harder one; None where nothing is known."""
         return next((self.kinds[name] for name in (kind, *FALLBACK.get(kind, ())) if name in self.kinds), None)
 
-    def noise(self, kind: str, predicted: NDArray, control: NDArray, n: tuple[int, int], cells: float | None) -> NDArray[np.float64]:
+    def noise(self, kind: str, predicted: NDArray, control: NDArray, cells: float | None, draws: int) -> NDArray[np.float64]:
         """Variance of the error (G) of an effect measured on `cells` cells (None: as many as in training; inf: the population's own).
 
-        `predicted`, `control`: variances between the predicted cells and between their controls (G); `n`: their numbers.
+        `predicted`, `control`: variances between the predicted cells and between their controls (G). `draws`: cells whose drawn counts
+        the predicted means were set on.
         """
         used, kept = (
-            (own * size + PRIOR_CELLS * self.variance) / (size + PRIOR_CELLS) for own, size in zip((predicted, control), n, strict=True)
+            (own * size + PRIOR_CELLS * self.variance) / (size + PRIOR_CELLS)  # as the noise of measured effects
+            for own, size in ((predicted, self.cells), (control, self.controls))
         )
         usual = used / self.cells + kept / self.controls
         fresh = usual if cells is None else (used / cells + kept / self.controls if np.isfinite(cells) else np.zeros_like(usual))
-        return fresh + (usual if kind == "seen" else 0.0)  # what was measured was measured with noise, too
+        return fresh + used / draws + (usual if kind == "seen" else 0.0)  # what was measured was measured with noise, too
 
     def spread(self, certainty: Certainty, effect: NDArray, noise: NDArray) -> NDArray[np.float64]:
         """Standard deviation (G) of the error of a predicted effect."""
