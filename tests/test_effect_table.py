@@ -38,16 +38,22 @@ def new_pair(model):
 
 def test_it_is_the_difference_between_predicted_cells_and_their_controls(model, screen):
     name = parts(model)[0]
-    table = model.predict_effect(name, interval=None, n_cells=10_000, seed=3)
-    cells = model.predict(conditions=name, seed=3)
-    controls = screen[screen.obs["perturbation"] == "control"]
-    before = np.log1p(1e4 * controls.X.toarray() / controls.X.sum(1))
-    assert list(table.columns) == ["condition", "cell_type", "gene", "effect", "support", "target"]
-    for kind, of_kind in table.groupby("cell_type", observed=True):
-        there = np.asarray(cells[cells.obs["cell_type"] == kind].X.mean(0)).ravel()
-        here = np.asarray(before[(controls.obs["cell_type"] == kind).to_numpy()].mean(0)).ravel()
-        assert list(of_kind["gene"]) == list(model.genes)
-        assert of_kind["effect"].to_numpy() == pytest.approx(there - here, abs=1e-5)
+    for kind in ("type0", "type1"):
+        controls = screen[(screen.obs["perturbation"] == "control") & (screen.obs["cell_type"] == kind)]
+        table = model.predict_effect(name, None, adata=controls, n_cells=controls.n_obs, seed=3)
+        after = model.predict(controls, name, seed=3).X.mean(0)
+        before = np.log1p(1e4 * controls.X.toarray() / controls.X.sum(1)).mean(0)
+        assert list(table.columns) == ["condition", "cell_type", "gene", "effect", "support", "target"]
+        assert list(table["gene"]) == list(model.genes) and set(table["cell_type"]) == {kind}
+        assert table["effect"].to_numpy() == pytest.approx(np.asarray(after - before).ravel(), abs=1e-5)
+
+
+def test_few_controls_are_drawn_from_as_often_as_it_takes(model, screen):
+    name = parts(model)[0]
+    few = screen[screen.obs["perturbation"] == "control"][:10]
+    seeds = [[model.predict_effect(name, None, adata=few, n_cells=n, seed=seed)["effect"] for seed in range(4)] for n in (10, 1000)]
+    scatter = [float(np.std(of_n, axis=0).mean()) for of_n in seeds]
+    assert scatter[1] < 0.5 * scatter[0]
 
 
 def test_every_context_of_every_condition_has_its_rows(model):

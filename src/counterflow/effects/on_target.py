@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from counterflow.effects.kriging import MeasuredEffects
+if TYPE_CHECKING:
+    from counterflow.effects.kriging import MeasuredEffects
 
 SURE = 3.0  # standard errors
 
