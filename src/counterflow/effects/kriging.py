@@ -88,6 +88,23 @@ class MeasuredEffects:
             np.array([moments[0, c][1] for c in with_controls], dtype=np.float32),
         )
 
+    def units(self, kept: NDArray[np.bool_]) -> MeasuredEffects:
+        """Some of them, with the conditions and contexts they are of."""
+        specs, levels = np.unique(self.spec_of[kept]), np.unique(self.level_of[kept])
+        return MeasuredEffects(
+            tuple(self.specs[s] for s in specs),
+            tuple(self.levels[c] for c in levels),
+            np.searchsorted(specs, self.spec_of[kept]),
+            np.searchsorted(levels, self.level_of[kept]),
+            self.effect[kept],
+            self.noise[kept],
+            self.control[levels],
+        )
+
+    def on(self, features: NDArray[np.int64]) -> MeasuredEffects:
+        """The same on some features."""
+        return replace(self, effect=self.effect[:, features], noise=self.noise[:, features], control=self.control[:, features])
+
 
 def _moments(cells: NDArray | sparse.csr_matrix) -> tuple[int, NDArray, NDArray]:
     """Number, mean and variance of each feature; sparse cells stay sparse."""
