@@ -34,7 +34,7 @@ def copy(saved, tmp_path):
 def edit(folder, change):
     manifest = json.loads((folder / "model.json").read_text())
     change(manifest)
-    (folder / "model.json").write_text(json.dumps(manifest))
+    (folder / "model.json").write_text(json.dumps(checkpoint.signed(manifest)))
 
 
 def test_a_model_is_two_safetensors_files_and_json(saved):

@@ -38,7 +38,16 @@ from counterflow.prediction import Correction, Sampling, counterfactual, describ
 from counterflow.recentring import Origins, Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
-from counterflow.requests import check_library, check_n_cells, kinds_by_label, matching_rows, requested_specs, support_labels, trusted
+from counterflow.requests import (
+    check_library,
+    check_n_cells,
+    gene_report,
+    kinds_by_label,
+    matching_rows,
+    requested_specs,
+    support_labels,
+    trusted,
+)
 from counterflow.resuming import planned_steps
 from counterflow.spaces.base import StateSpace
 from counterflow.spaces.counts import distinct_names
@@ -61,7 +70,7 @@ class CounterFlow:
     backbone
         ``mlp``, ``dit``, ``set``, ``ssm``; or ``"package.module:Name"``, a class, or a ready `nn.Module`.
     space
-        ``pca``, ``latent`` (an scVI autoencoder, or a trained `scvi.model.SCVI`), or ``raw``.
+        ``pca``, ``latent`` (an scVI autoencoder), or ``raw``; or a trained `scvi.model.SCVI` (`counterflow.spaces.latent.load_scvi`).
     source, coupling
         What flows, and how it is paired. Default: ``control`` with ``ot`` in pca and latent, ``noise`` with ``independent`` in raw.
     prediction
@@ -417,7 +426,8 @@ class CounterFlow:
         AnnData
             One row per condition and control cell. ``X``: log1p of counts per 10,000; ``layers["counts"]`` (integers) and
             ``layers["mean"]`` (their expectation); ``obs``: that of the control with the new condition, ``source_cell`` and
-            ``support`` (``seen``, ``components-seen``, ``features-only``, ``unseen-context``); ``uns["counterflow"]``: how it was made.
+            ``support`` (``seen``, ``components-seen``, ``features-only``, ``unseen-context``); ``uns["counterflow"]``: how it was made;
+            its ``genes``: how many were found by name (used), left out (extra) and counted as zero (missing).
 
         Notes
         -----
@@ -432,6 +442,7 @@ class CounterFlow:
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
         cells, obs, var = self._controls(adata, missing_genes)
+        genes = gene_report(self.genes, self.genes if adata is None else adata.var_names)
         names, cells = cells.cells, replace(cells, cells=distinct_names(cells.cells))
         blocks, origins = [], self._origins()
         for i, spec in enumerate(specs):
@@ -444,7 +455,8 @@ class CounterFlow:
             with compiled(self.module.backbone, compile):
                 counts, expected = self._counterfactual(spec, some, support, origins, how, decoder)
             named = describe_rows(obs.iloc[rows], spec, self.setup, [names[row] for row in rows], support)
-            blocks.append(to_anndata(counts, expected, some.library, named, var, made_by(self.config, how, specs, self.setup)))
+            how_made = made_by(self.config, how, specs, self.setup) | {"genes": genes}
+            blocks.append(to_anndata(counts, expected, some.library, named, var, how_made))
         return stack(blocks, self.setup)
 
     def predict_effect(
@@ -490,7 +502,8 @@ class CounterFlow:
         check_n_cells(n_cells)
         check_interval(interval, cells)
         if interval is not None and self.intervals is None:
-            raise ConfigError("this model learnt no intervals (anchor='none'): call predict_effect(..., interval=None)")
+            why = "anchor='none'" if self.rule is None else "it was saved by an older version: fit it again"
+            raise ConfigError(f"this model learnt no intervals ({why}); without them: predict_effect(..., interval=None)")
         some = self.effects(
             adata, conditions, cells, seed, n_cells=n_cells, n_steps=n_steps, on_unknown=on_unknown, missing_genes=missing_genes
         )

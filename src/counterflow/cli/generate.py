@@ -119,4 +119,9 @@ def _report(cells: AnnData, out: Path, terminal: Terminal) -> None:
     terminal.say(f"wrote {cells.n_obs:,} cells x {cells.n_vars:,} genes to {out}", style="bold")
     terminal.table(["condition", "cells", "support"], counted[["condition", "cells", "support"]].to_numpy().tolist())
     terminal.say("X: log1p of counts per 10,000   layers: counts, mean   obs: condition, source_cell, support", style="dim")
-    terminal.result({"file": str(out), "cells": cells.n_obs, "genes": cells.n_vars, "conditions": counted.to_dict("records")})
+    genes = cells.uns["counterflow"].get("genes")
+    if genes is not None and (genes["extra"] or genes["missing"]):
+        said = "{used:,} used, {extra:,} extra left out, {missing:,} missing counted as zero"
+        terminal.say(f"genes of the controls, by name: {said.format(**genes)}")
+    result = {"file": str(out), "cells": cells.n_obs, "genes": cells.n_vars, "conditions": counted.to_dict("records")}
+    terminal.result(result | ({} if genes is None else {"genes_by_name": genes}))
