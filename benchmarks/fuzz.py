@@ -167,13 +167,13 @@ def faults(found: dict[str, dict[str, list[tuple[str, str]]]], *, but: frozenset
     ]
 
 
-def table(found: dict[str, dict[str, list[tuple[str, str]]]], seed: int, minutes: float) -> str:
+def table(found: dict[str, dict[str, list[tuple[str, str]]]], seed: int, share: float, minutes: float) -> str:
     """The results as a page."""
     import h5py
 
     lines = [
         "# Damaged and malicious files", "",
-        f"Written by `python benchmarks/fuzz.py --seed {seed}` in {minutes:.0f} minutes; h5py {h5py.__version__}, "
+        f"Written by `python benchmarks/fuzz.py --seed {seed} --share {share:g}` in {minutes:.0f} minutes; h5py {h5py.__version__}, "
         f"HDF5 {h5py.version.hdf5_version}. What the outcomes are called is explained there.", "",
     ]  # fmt: skip
     for area, kinds in found.items():
@@ -200,7 +200,7 @@ def main() -> int:
     options = parser.parse_args()
     begun = time.monotonic()
     found = run(options.areas, options.share, options.seed, options.jobs, loud=True)
-    options.out.write_text(table(found, options.seed, (time.monotonic() - begun) / 60) + "\n", encoding="utf-8")
+    options.out.write_text(table(found, options.seed, options.share, (time.monotonic() - begun) / 60) + "\n", encoding="utf-8")
     known = {area: import_module(AREAS[area][0]).KNOWN for area in found}
     bad = [line for area, kinds in found.items() for line in faults({area: kinds}, but=known[area])]
     print("\n".join(["", "not known:", *bad]))

@@ -136,3 +136,25 @@ def test_names_are_never_made_up(saved, table):
         del handle[table]
     with pytest.raises(DataError, match=f"holds no whole AnnData .no {table}"):
         read_h5ad(saved)
+
+
+@pytest.mark.parametrize("column", ["obs['g']", "the names of obs", "the names of var"])
+def test_a_name_of_a_million_letters_is_damage(saved, column):
+    adata = read_h5ad(saved)
+    long = "x" * 1_000_000
+    if column == "obs['g']":
+        adata.obs["g"] = adata.obs["g"].cat.rename_categories({"a": long})
+    elif column == "the names of obs":
+        adata.obs_names = [long, *adata.obs_names[1:]]
+    else:
+        adata.var_names = [long, *adata.var_names[1:]]
+    adata.write_h5ad(saved)
+    with pytest.raises(DataError, match=f"{column.replace('[', '.').replace(']', '.')} in .* holds a name of 1,000,000 letters"):
+        read_h5ad(saved)
+
+
+def test_a_size_that_nothing_on_disk_stands_for_is_damage(saved):
+    with h5py.File(saved, "a") as handle:
+        handle["obs"].create_dataset("h", shape=(10**9,), dtype="i1", chunks=(1000,))
+    with pytest.raises(DataError, match="obs/h claims 1,000,000,000 values"):
+        read_h5ad(saved)

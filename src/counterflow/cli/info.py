@@ -61,6 +61,7 @@ def _facts(manifest: dict[str, Any]) -> dict[str, Any]:
         "columns needed of new cells": needs,
         "dose and time": [key for key in (setup["dose_key"], setup["time_key"]) if key],
         "trained on cells": training["cells"],
+        "of these controls": training["control_cells"],
         "held-out cells": training["held_out_cells"],
         **({"cells left out": training["dropped_cells"]} if "dropped_cells" in training else {}),
         "conditions seen": training["conditions"],

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _MOST_PACKED = 2000  # gzip packs a thousand zeros into a byte; nothing that is written packs better
+_OWN_FILTERS = 255  # numbers of HDF5's own compressions; zstd packs a few times better than these
+_LONGEST_NAME = 10_000  # letters
 _LONGEST = 1800.0  # seconds that a look at a file may take, on however slow a disk
 FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32026: "blosc2"}
 """Compressions of HDF5 that need the package hdf5plugin, by their registered numbers."""
@@ -45,6 +47,9 @@ def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
             adata = anndata.read_h5ad(file)
         except Exception as error:
             raise DataError(_why_not_read(error, file, shown)) from error
+    for name, longest in _name_lengths(adata):
+        if longest > _LONGEST_NAME:
+            raise DataError(f"{name} in {shown} holds a name of {longest:,} letters: the file is damaged; copy it again")
     for name, matrix in _sparse_matrices(adata):
         if broken := structure_problem(matrix):
             raise DataError(f"{name} in {shown} is a damaged sparse matrix: {broken}; copy the file again, or write it from its source")
@@ -98,6 +103,17 @@ def _probe(file: Path, shown: str) -> None:
     raise DataError(f"{shown} is damaged: {what}; copy it again")
 
 
+def _name_lengths(adata: AnnData) -> Iterator[tuple[str, int]]:
+    """Letters of the longest name in every column of text; as an array every cell would take as much."""
+    for table, frame in (("obs", adata.obs), ("var", adata.var)):
+        for column in [None, *frame.columns]:
+            values = frame.index if column is None else frame[column]
+            names = values.cat.categories if column is not None and hasattr(values, "cat") else values
+            if names.dtype.kind == "O" or str(names.dtype).startswith("str"):
+                where = f"the names of {table}" if column is None else f"{table}[{column!r}]"
+                yield where, max((len(name) for name in names if isinstance(name, str)), default=0)
+
+
 def _sparse_matrices(adata: AnnData) -> Iterator[tuple[str, Any]]:
     """Every sparse matrix of an AnnData in memory, with its name."""
     places = {f"layers[{name!r}]": matrix for name, matrix in adata.layers.items()} | {"X": adata.X}
@@ -143,7 +159,10 @@ def _why_not_opened(error: Exception, size: int, shown: str) -> str:
 def _check_sizes(handle: Any, size: int, shown: str) -> None:
     """A damaged size makes reading last forever, or fill the memory."""
     for name, dataset in _datasets(handle):
-        if (dataset.size or 0) * dataset.dtype.itemsize > _MOST_PACKED * max(size, 2**20):
+        plan = dataset.id.get_create_plist()
+        plugin = any(plan.get_filter(i)[0] > _OWN_FILTERS for i in range(plan.get_nfilters()))
+        stored = min(dataset.id.get_storage_size(), size)
+        if (dataset.size or 0) * dataset.dtype.itemsize > (20 if plugin else 1) * _MOST_PACKED * max(stored, 2**16):
             raise DataError(f"{shown} is damaged: {name} claims {dataset.size:,} values, more than {size:,} bytes can hold; copy it again")
 
 
