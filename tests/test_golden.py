@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from counterflow import CheckpointError, CounterFlow, checkpoint
+from counterflow import CheckpointError, ConfigError, CounterFlow, checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("latent_mlp", "pca_mlp", "raw_dit")
+SCHEMAS = tuple(range(checkpoint.OLDEST, checkpoint.SCHEMA + 1))
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +30,24 @@ def make():
 
 
 def test_there_is_one_of_each_kind_and_they_are_small(make):
-    assert sorted(make.MODELS) == sorted(NAMES) == sorted(path.name for path in GOLDEN.iterdir() if (path / "model.json").is_file())
-    assert sum(file.stat().st_size for file in GOLDEN.rglob("*")) < 200_000
-    for name in NAMES:
-        manifest = checkpoint.read_manifest(GOLDEN / name)
-        assert manifest["schema"] == checkpoint.SCHEMA
-        assert (manifest["rule"] is not None) == (name != "raw_dit")
+    assert sorted(make.MODELS) == sorted(NAMES)
+    assert sorted(path.name for path in GOLDEN.glob("schema*")) == [f"schema{schema}" for schema in SCHEMAS]
+    for schema in SCHEMAS:
+        folder = GOLDEN / f"schema{schema}"
+        assert sorted(NAMES) == sorted(path.name for path in folder.iterdir() if (path / "model.json").is_file())
+        assert sum(file.stat().st_size for file in folder.rglob("*")) < 200_000
+        for name in NAMES:
+            manifest = checkpoint.read_manifest(folder / name)
+            assert json.loads((folder / name / "model.json").read_text())["schema"] == schema and manifest["schema"] == checkpoint.SCHEMA
+            assert (manifest["rule"] is not None) == (name != "raw_dit")
+            assert (manifest["intervals"] is not None) == (schema > 3 and name != "raw_dit")
 
 
+@pytest.mark.parametrize("schema", SCHEMAS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_golden_model_says_what_it_said(make, name):
-    found, expected = make.predicted(CounterFlow.load(GOLDEN / name)), load_file(GOLDEN / f"{name}.expected.safetensors")
+def test_a_golden_model_says_what_it_said(make, name, schema):
+    folder = GOLDEN / f"schema{schema}"
+    found, expected = make.predicted(CounterFlow.load(folder / name)), load_file(folder / f"{name}.expected.safetensors")
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         if key.endswith("mean"):
@@ -50,11 +58,18 @@ def test_a_golden_model_says_what_it_said(make, name):
 
 @pytest.mark.parametrize("schema", [1, 2])
 def test_schemas_that_were_never_released_are_refused(schema, tmp_path):
-    shutil.copytree(GOLDEN / "pca_mlp", tmp_path / "model")
+    shutil.copytree(GOLDEN / f"schema{checkpoint.SCHEMA}" / "pca_mlp", tmp_path / "model")
     manifest = json.loads((tmp_path / "model" / "model.json").read_text())
     (tmp_path / "model" / "model.json").write_text(json.dumps(checkpoint.signed({**manifest, "schema": schema})))
     with pytest.raises(CheckpointError, match=rf"before the first release \(schema {schema}\): fit it again"):
         CounterFlow.load(tmp_path / "model")
+
+
+def test_a_model_from_before_there_were_intervals_says_that_it_has_none():
+    model = CounterFlow.load(GOLDEN / "schema3" / "pca_mlp")
+    with pytest.raises(ConfigError, match="interval=None"):
+        model.predict_effect(sorted(model.vocabulary.seen)[0])
+    model.predict_effect(sorted(model.vocabulary.seen)[0], None)
 
 
 ELSEWHERE = """

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from counterflow.errors import CheckpointError
+from counterflow.migrations import ADDED, brought_up_to_date
 
 if TYPE_CHECKING:
     from torch import Tensor  # a manifest is read without torch
 
-FORMAT, SCHEMA = "counterflow-model", 3
+FORMAT, SCHEMA, OLDEST = "counterflow-model", 4, 3
 KEYS = {
     "format",
     "schema",
@@ -33,6 +34,7 @@ KEYS = {
     "vocabulary",
     "rule",
     "trust",
+    "intervals",
     "reference",
     "training",
     "ledger",
@@ -176,6 +178,11 @@ def model_dir(path: str | os.PathLike[str]) -> Path:
     raise CheckpointError(f"{os.fspath(path)!r} holds no model ({MANIFEST} not found): give a run directory or a saved model")
 
 
+def keys_of(schema: int) -> set[str]:
+    """The entries of a ``model.json`` of this schema."""
+    return KEYS - {name for later, names in ADDED.items() if later > schema for name in names}
+
+
 def signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest with the sha256 of all of its other entries: a copy that lost a bit on its way is found, however it is laid out."""
     rest = {name: value for name, value in manifest.items() if name != "sha256"}
@@ -198,10 +205,10 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(
             f"this model was written by counterflow {manifest.get('package_version')} (schema {manifest.get('schema')}): upgrade"
         )
-    if manifest["schema"] < SCHEMA:  # of development versions only
+    if manifest["schema"] < OLDEST:  # of development versions only
         raise CheckpointError(f"this model was written by a version before the first release (schema {manifest['schema']}): fit it again")
-    if set(manifest) != KEYS:
-        odd = sorted(set(manifest) ^ KEYS)
+    if set(manifest) != keys_of(manifest["schema"]):
+        odd = sorted(set(manifest) ^ keys_of(manifest["schema"]))
         raise CheckpointError(f"{shown} has unknown or missing entries: {', '.join(odd)}")
     try:
         same = signed(manifest)["sha256"] == manifest["sha256"]
@@ -212,7 +219,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     for name in _OBJECTS:
         if not isinstance(manifest[name], dict):
             raise CheckpointError(f"{name!r} in {shown} is not an object: the file was changed")
-    return manifest
+    return brought_up_to_date(manifest)
 
 
 def _no_number(text: str) -> None:

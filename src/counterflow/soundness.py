@@ -12,6 +12,7 @@ from torch import Tensor
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.matrix import structure_problem
 from counterflow.data.schema import MATRIX_STATES, Setup
+from counterflow.effects.intervals import N_TERMS, Intervals
 from counterflow.errors import CheckpointError
 from counterflow.recentring import Recentring, Trust
 from counterflow.reference import Reference
@@ -41,6 +42,8 @@ def _problems(model: CounterFlow) -> Iterator[str]:
     if model.rule is not None:
         yield from _rule_problems(model.rule, int(np.prod(model.space.state_shape)), len(model.genes))
     yield from _trust_problems(model.trust)
+    if model.intervals is not None:
+        yield from _interval_problems(model.intervals, len(model.genes))
 
 
 def config_problems(config: dict[str, Any]) -> Iterator[str]:
@@ -153,6 +156,20 @@ def _trust_problems(trust: dict[str, Trust]) -> Iterator[str]:
     for kind, values in trust.items():
         if not all(np.isfinite(value) for value in (values.mean, values.spread)):
             yield f"the trust in {kind!r} is not two numbers"
+
+
+def _interval_problems(intervals: Intervals, n_genes: int) -> Iterator[str]:
+    for name, values in (("prior", intervals.prior), ("variance", intervals.variance)):
+        if not _numbers(values, (n_genes,), np.float32) or (values < 0).any():
+            yield f"the {name} of intervals is not a variance of {n_genes} genes"
+    if not all(np.isfinite(n) and n > 0 for n in (intervals.cells, intervals.controls)):
+        yield "the numbers of cells that intervals are for are not positive"
+    for kind, one in intervals.kinds.items():
+        weights, quantiles = np.array(one.weights), np.array(one.quantiles)
+        if len(weights) != N_TERMS or not np.isfinite(weights).all() or (weights < 0).any() or one.n < 1:
+            yield f"the intervals of {kind!r} have no variance"
+        if not np.isfinite(quantiles).all() or (np.diff(quantiles, prepend=0.0) < 0).any():
+            yield f"the quantiles of {kind!r} do not rise"
 
 
 def _names(values: Any, *, distinct: bool = False) -> bool:

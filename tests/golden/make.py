@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-HERE = Path(__file__).parent
+from counterflow.checkpoint import SCHEMA
+
+HERE = Path(__file__).parent / f"schema{SCHEMA}"
 SMALL = {"keep_controls": 6, "encoder_kwargs": {"width": 8}}
 MODELS = {
     "pca_mlp": {"space_kwargs": {"n_components": 4}, "backbone_kwargs": {"width": 8, "depth": 1}},
