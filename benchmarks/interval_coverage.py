@@ -78,7 +78,8 @@ def markdown(rows: pd.DataFrame) -> str:
     """Tables of what was covered."""
     lines = [
         "# Do the intervals hold?", "",
-        "Written by `benchmarks/interval_coverage.py`. Nominal 90 % intervals of `predict_effect`, the default model; every condition (or cell",
+        "Written by `benchmarks/interval_coverage.py`. Nominal 90 % intervals of `predict_effect`, the default model; every condition (or "
+        "cell",
         "type, or line) held out once. Repeat: the effect's two halves correlate by more than .4. Top: the 20 genes of the largest",
         "predicted effects. Not zero: genes whose interval leaves out no effect. Beyond rule: genes whose interval leaves out what the",
         "best simple rule says.", "",
