@@ -17,6 +17,7 @@ from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.sampler import Sampler, build_groups
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, describe
+from counterflow.data.source import batches, enough, in_memory, whole
 from counterflow.data.split_file import SEPARATOR
 from counterflow.effects.kriging import KrigedRule, MeasuredEffects
 from counterflow.spaces.base import StateSpace, log_normalise
@@ -51,6 +52,7 @@ _ENOUGH_FEATURED = 3  # with fewer measured entities that have features, nothing
 def fit_features(features: str | pd.DataFrame, cells: Screen, seed: int, ledger: Ledger) -> pd.DataFrame:
     """What is known of a perturbation before it was measured: handed in, or learnt from the controls among the training cells."""
     controls = cells.rows(cells.is_control)
+    controls = controls.rows(enough(len(controls.cells), len(cells.genes), seed))
     if isinstance(features, pd.DataFrame):
         check_names(features, {part for code in np.unique(cells.condition) for part in cells.conditions[code].parts}, _ENOUGH_FEATURED)
     if isinstance(features, pd.DataFrame) and "fitted_on" in features.attrs:
@@ -61,29 +63,38 @@ def fit_features(features: str | pd.DataFrame, cells: Screen, seed: int, ledger:
         )
     elif features == "coexpression":
         ledger.record("features", controls.keys)
-    return feature_table(features, log_normalise(controls.counts, controls.library), cells.genes, seed=seed)
+    return feature_table(features, log_normalise(whole(controls.counts), controls.library), cells.genes, seed=seed)
 
 
 def fit_space(space: StateSpace, cells: Screen, seed: int, ledger: Ledger) -> None:
-    """The space, learnt from training cells."""
-    ledger.record("space", cells.keys)
-    space.fit(cells.counts, cells.library, seed=seed)
+    """The space, learnt from training cells: all of them, or 50,000 chosen at random."""
+    some = cells.rows(enough(len(cells.cells), len(cells.genes), seed))
+    ledger.record("space", some.keys)
+    space.fit(whole(some.counts), some.library, seed=seed)
 
 
 def states_of(screen: Screen, space: StateSpace) -> Callable[[np.ndarray], Tensor]:
-    """Rows -> states: a look-up when they fit in memory, else encoded on demand."""
-    if 4 * len(screen.cells) * int(np.prod(space.state_shape)) <= _LOOK_UP_BYTES:
-        states = space.encode(screen.counts, screen.library)
+    """Rows -> states: a look-up when cells and states fit in memory, else encoded on demand."""
+    if in_memory(screen.counts) and 4 * len(screen.cells) * int(np.prod(space.state_shape)) <= _LOOK_UP_BYTES:
+        states = space.encode(whole(screen.counts), screen.library)
         return lambda rows: states[torch.from_numpy(rows)]
     return lambda rows: space.encode(screen.counts[rows], screen.library[rows])
+
+
+def encoded(space: StateSpace, cells: Screen) -> np.ndarray:
+    """States of all cells (n x S)."""
+    if in_memory(cells.counts):
+        return space.encode(whole(cells.counts), cells.library).numpy()
+    states = np.empty((len(cells.cells), *space.state_shape), dtype=np.float32)
+    for rows in batches(cells.counts):
+        states[rows] = space.encode(cells.counts[rows], cells.library[rows]).numpy()
+    return states
 
 
 def fit_rule(screen: Screen, states: Callable[[np.ndarray], Tensor], ledger: Ledger) -> KrigedRule:
     """The rule in state space, from training cells."""
     ledger.record("rule", screen.keys)
-    return KrigedRule(
-        MeasuredEffects.measure(lambda rows: states(rows).numpy(), screen.conditions, screen.condition, screen.contexts, screen.context)
-    )
+    return KrigedRule(_effects(screen, lambda rows: states(rows).numpy()))
 
 
 def fit_gene_rule(screen: Screen, ledger: Ledger) -> KrigedRule:
@@ -93,7 +104,13 @@ def fit_gene_rule(screen: Screen, ledger: Ledger) -> KrigedRule:
     def expression(rows: np.ndarray) -> sparse.csr_matrix:
         return log_normalise(screen.counts[rows], screen.library[rows])
 
-    return KrigedRule(MeasuredEffects.measure(expression, screen.conditions, screen.condition, screen.contexts, screen.context), floor=0.0)
+    return KrigedRule(_effects(screen, expression), floor=0.0)
+
+
+def _effects(screen: Screen, values: Callable[[np.ndarray], np.ndarray | sparse.csr_matrix]) -> MeasuredEffects:
+    """Group after group; of a file, in the order in which it is read best."""
+    blocks = None if in_memory(screen.counts) else batches(screen.counts)
+    return MeasuredEffects.measure(values, screen.conditions, screen.condition, screen.contexts, screen.context, blocks)
 
 
 def nothing_yet(screen: Screen, setup: Setup) -> tuple[ConditionSpec, ...]:

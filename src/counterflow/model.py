@@ -23,9 +23,10 @@ from counterflow.data.genes import chosen_genes, select_genes
 from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.screen import Screen, read_cells, read_screen
+from counterflow.data.source import in_memory
 from counterflow.errors import ConfigError, near
 from counterflow.evaluate.audit import audit_model
-from counterflow.fitting import feature_order, fit_features, fit_gene_rule, fit_space, states_of, vocabulary_of
+from counterflow.fitting import encoded, feature_order, fit_features, fit_gene_rule, fit_space, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.footprint import Footprint, check_memory, footprint
 from counterflow.memory import MOST_KEPT
@@ -131,7 +132,7 @@ class CounterFlow:
         self.ledger = ledger = Ledger()
         screen = read_screen(adata, self.setup, chosen_genes(adata, ledger))
         train = screen.rows(screen.split == "train")
-        self.genes = select_genes(train, self.config["n_top_genes"], ledger)
+        self.genes = select_genes(train, self.config["n_top_genes"], ledger, self.config["seed"])
         if self.genes != screen.genes:
             screen = read_screen(adata, self.setup, self.genes)
             train = screen.rows(screen.split == "train")
@@ -337,10 +338,11 @@ class CounterFlow:
     def memory_needed(self) -> Footprint:
         """What a fit will need, roughly."""
         counts, size = self._train_cells.counts, int(np.prod(self.space.state_shape))
+        n_values = counts.nnz if in_memory(counts) else None  # type: ignore[attr-defined]
         n_weights = sum(weight.numel() for weight in self.module.parameters())
         batch = {} if self.config["backbone"] == "mlp" else {"batch": MOST_KEPT}
         n_cells, n_genes = counts.shape
-        return footprint(n_cells, n_genes, counts.nnz, space=self.config["space"], state_size=size, n_weights=n_weights, **batch)
+        return footprint(n_cells, n_genes, n_values, space=self.config["space"], state_size=size, n_weights=n_weights, **batch)
 
     def _validation_cells(self) -> tuple[Screen, Callable[[np.ndarray], Tensor]] | None:
         chosen = self._validation_rows()
@@ -504,9 +506,8 @@ class CounterFlow:
         if adata is None and self.adata is None:
             raise ConfigError("this model was loaded without data: give adata")
         if adata is None:
-            return self.space.encode(self._screen.counts, self._screen.library).numpy()
-        cells, _ = read_cells(adata, self.setup, self.genes, controls_only=False)
-        return self.space.encode(cells.counts, cells.library).numpy()
+            return encoded(self.space, self._screen)
+        return encoded(self.space, read_cells(adata, self.setup, self.genes, controls_only=False)[0])
 
     @torch.no_grad()
     def get_perturbation_embedding(self) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from counterflow.data.matrix import as_csr, raw_matrix
+from counterflow.data.stored import is_stored, stored
 from counterflow.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,14 +43,25 @@ def kept_cells(adata: AnnData, setup: Setup | None = None) -> AnnData:
             if key in adata.obs:
                 keep &= ~missing_values(adata.obs[key])
     if setup.drop_empty_cells:
-        keep &= ~_empty(adata, setup.layer)
+        keep &= ~_empty(adata, setup)
     if keep.all():
         return adata
+    if is_stored(adata, setup.layer):
+        raise DataError(
+            f"{int((~keep).sum())} cells would be left out (drop_missing, drop_empty_cells), which cannot be done to a file that stays on "
+            "disk: write a file without them, or read it into memory"
+        )
     return adata[keep].to_memory() if adata.isbacked else adata[keep].copy()
 
 
-def _empty(adata: AnnData, layer: str | None) -> np.ndarray:
+def _empty(adata: AnnData, setup: Setup) -> np.ndarray:
     """True for cells without any count; none where the matrix cannot be read, which is said elsewhere."""
+    layer = setup.layer
+    if is_stored(adata, layer):
+        try:
+            return stored(adata, setup).facts.totals == 0
+        except DataError:
+            return np.zeros(adata.n_obs, dtype=bool)
     try:
         matrix = raw_matrix(adata, layer)
     except (DataError, KeyError):

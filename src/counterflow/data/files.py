@@ -27,10 +27,22 @@ def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
     DataError
         If the file is missing, empty, truncated, not an h5ad file, compressed in a way that cannot be read here, or damaged.
     """
+    check_h5ad(path)
+    import anndata
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return anndata.read_h5ad(path)
+        except Exception as error:
+            raise DataError(_why_not_read(error, Path(path), repr(os.fspath(path)))) from error
+
+
+def check_h5ad(path: str | os.PathLike[str]) -> None:
+    """Refuse what is no whole h5ad file that can be read here."""
     file = Path(path)
     shown = repr(os.fspath(path))
     _check_there(file, shown)
-    import anndata
     import h5py
 
     try:
@@ -41,12 +53,6 @@ def read_h5ad(path: str | os.PathLike[str]) -> AnnData:
             _check_filters(handle, shown)
     except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py has many words for a damaged file
         raise DataError(_why_not_opened(error, file.stat().st_size, shown)) from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return anndata.read_h5ad(file)
-        except Exception as error:
-            raise DataError(_why_not_read(error, file, shown)) from error
 
 
 def _check_there(file: Path, shown: str) -> None:

@@ -5,6 +5,11 @@ Every other part works on the parts of a label, so that "B+A", "A + B" and "A+B"
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
 
 def parts(label: str, delimiter: str = "+", control: str = "control") -> tuple[str, ...]:
     """The perturbations in `label`, sorted; the empty tuple for the control.
@@ -31,3 +36,16 @@ def canonical(label: str, delimiter: str = "+", control: str = "control") -> str
 def is_control(label: str, control: str = "control") -> bool:
     """Whether the whole of `label` is the control label (which may itself contain the delimiter, as in "ctrl+ctrl")."""
     return str(label).strip() == control.strip()
+
+
+def distinct_rows(obs: pd.DataFrame, keys: Sequence[str]) -> tuple[list[tuple[str, ...]], np.ndarray]:
+    """The distinct rows of some columns as text, and which of them every row is (int32)."""
+    rows: list[tuple[str, ...]] = [()]
+    codes = np.zeros(len(obs), dtype=np.int32)
+    for key in keys:
+        level, levels = pd.factorize(obs[key], use_na_sentinel=False)
+        text, texts = pd.factorize(pd.Series(levels).astype(str))
+        both, pairs = pd.factorize(codes.astype(np.int64) * len(texts) + text[level])
+        rows = [(*rows[pair // len(texts)], str(texts[pair % len(texts)])) for pair in pairs.tolist()]
+        codes = both.astype(np.int32)
+    return rows, codes

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from counterflow.data.matrix import matrix_remarks
 from counterflow.data.schema import Setup, is_control_mask, listed
+from counterflow.data.stored import is_stored, stored_remarks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,7 +19,7 @@ LOST_LABELS = (
 
 def remarks(adata: AnnData, setup: Setup) -> list[str]:
     """What does not stop a fit, but is worth knowing. Of an AnnData without problems."""
-    found = matrix_remarks(adata, setup.layer)
+    found = stored_remarks(adata, setup) if is_stored(adata, setup.layer) else matrix_remarks(adata, setup.layer)
     if not adata.obs_names.is_unique:
         twice = adata.obs_names[adata.obs_names.duplicated()]
         found.append(

@@ -12,7 +12,7 @@ per feature, from all contexts in which the condition was measured. With one con
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,6 +22,7 @@ from scipy import sparse
 
 from counterflow.effects.additive import AdditiveRule, MeanEffects
 from counterflow.effects.interactions import Interactions
+from counterflow.effects.moments import group_moments
 from counterflow.errors import DataError
 from counterflow.types import ConditionSpec
 
@@ -56,10 +57,14 @@ class MeasuredEffects:
         condition: NDArray,
         contexts: Sequence[Level],
         context: NDArray,
+        blocks: Iterable[NDArray] | None = None,
     ) -> MeasuredEffects:
-        """From cells: `values` gives rows of the space (n x F); condition 0 is the control. Contexts without controls are ignored."""
-        pairs = sorted(set(zip(condition.tolist(), context.tolist(), strict=True)))
-        moments = {pair: _moments(values(np.flatnonzero((condition == pair[0]) & (context == pair[1])))) for pair in pairs}
+        """From cells: `values` gives rows of the space (n x F); condition 0 is the control. Contexts without controls are ignored.
+
+        `blocks`: see `counterflow.effects.moments`.
+        """
+        moments = group_moments(values, condition, context, blocks)
+        pairs = list(moments)
         total = sum(n for n, _, _ in moments.values())
         pooled = sum(n * variance for n, _, variance in moments.values()) / max(total, 1)
 
@@ -81,16 +86,6 @@ class MeasuredEffects:
             np.array([error(unit) + error((0, unit[1])) for unit in units], dtype=np.float32),
             np.array([moments[0, c][1] for c in with_controls], dtype=np.float32),
         )
-
-
-def _moments(cells: NDArray | sparse.csr_matrix) -> tuple[int, NDArray, NDArray]:
-    """Number, mean and variance of each feature; sparse cells stay sparse."""
-    if isinstance(cells, sparse.csr_matrix):
-        exact = cells.astype(np.float64)
-        mean = np.asarray(exact.mean(0)).ravel()
-        return cells.shape[0], mean, np.maximum(np.asarray(exact.multiply(exact).mean(0)).ravel() - mean**2, 0)
-    exact = np.asarray(cells, dtype=np.float64)
-    return len(exact), exact.mean(0), exact.var(0)
 
 
 def shrunk(effect: NDArray, noise: NDArray) -> NDArray:
