@@ -20,6 +20,7 @@ from counterflow.data.screen import Screen, describe
 from counterflow.data.source import batches, enough, in_memory, whole
 from counterflow.data.split_file import SEPARATOR
 from counterflow.effects.kriging import KrigedRule, MeasuredEffects
+from counterflow.effects.moments import pairs_of
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.types import ConditionIds, ConditionSpec
 
@@ -39,10 +40,7 @@ def vocabulary_of(screen: Screen, setup: Setup, featured: tuple[str, ...]) -> Vo
         seen=frozenset(seen),
         covariates=covariates,
         perturbed_levels=met,
-        measured=frozenset(
-            (screen.conditions[code], screen.contexts[c])
-            for code, c in set(zip(screen.condition.tolist(), screen.context.tolist(), strict=True))
-        ),
+        measured=frozenset((screen.conditions[code], screen.contexts[c]) for code, c in pairs_of(screen.condition, screen.context)),
     )
 
 
@@ -91,6 +89,16 @@ def encoded(space: StateSpace, cells: Screen) -> np.ndarray:
     return states
 
 
+def exposures(space: StateSpace, cells: Screen) -> np.ndarray:
+    """What the rates of each cell are multiplied with (n)."""
+    if in_memory(cells.counts):
+        return space.exposure(whole(cells.counts), cells.library)
+    found = np.empty(len(cells.cells), dtype=np.float32)
+    for rows in batches(cells.counts):
+        found[rows] = space.exposure(cells.counts[rows], cells.library[rows])
+    return found
+
+
 def fit_rule(screen: Screen, states: Callable[[np.ndarray], Tensor], ledger: Ledger) -> KrigedRule:
     """The rule in state space, from training cells."""
     ledger.record("rule", screen.keys)
@@ -137,17 +145,16 @@ def training_steps(
     stop: int,
 ) -> StepDataset:
     """The batches of a fit. `shift` is taken off every target: what a rule explains, the flow need not learn."""
-    control = np.flatnonzero(screen.is_control)
+    control = np.flatnonzero(screen.is_control).astype(np.int32)
     first = len(screen.conditions)
     zero = nothing_yet(screen, setup) if anchors else ()
-    condition = np.concatenate([screen.condition, *(np.full(len(control), first + i) for i in range(len(zero)))])
-    rows = np.concatenate([np.arange(len(screen.cells)), *([control] * len(zero))])
+    condition = np.concatenate([screen.condition, *(np.full(len(control), first + i, dtype=np.int32) for i in range(len(zero)))])
+    rows = np.concatenate([np.arange(len(screen.cells), dtype=np.int32), *([control] * len(zero))])
     names = [SEPARATOR.join(level) for level in screen.contexts]
     groups = build_groups(condition, screen.context[rows], condition == 0, rows, context_names=names, match_keys=setup.match_keys)
     specs = (*screen.conditions, *zero)
-    levels = {key: list(screen.covariates[key]) for key in vocabulary.covariates}
-    covariates = vocabulary.ids([ConditionSpec()] * len(screen.cells), levels).covariates
-    cells = Cells(states, torch.from_numpy(screen.library), covariates)
+    covariates = vocabulary.levels(screen.covariates, len(screen.cells))
+    cells = Cells(states, torch.from_numpy(screen.library), covariates, on_disk=not in_memory(screen.counts))
     ids = vocabulary.ids(specs, {key: [""] * len(specs) for key in vocabulary.covariates})
     if shift is None:
         table = torch.zeros(len(specs), *states(np.arange(1)).shape[1:])

@@ -51,7 +51,7 @@ def footprint(
     learnt_on = len(enough(n_cells, n_genes, 0))
     fitted = {"pca": 4 * min(learnt_on, 16384) * n_genes + _DECODER, "raw": 0}.get(space, 4 * learnt_on * n_genes)
     states = 4 * n_cells * state_size if n_values is not None else 0
-    cells = _COPIES * _SPARSE * n_values if n_values is not None else _PER_CELL * n_cells + _BLOCKS
+    cells = cells_in_memory(n_values) if n_values is not None else _PER_CELL * n_cells + _BLOCKS
     return Footprint(
         {
             "libraries": LIBRARIES,
@@ -60,6 +60,11 @@ def footprint(
             "network": _PER_WEIGHT * n_weights + batch,
         }
     )
+
+
+def cells_in_memory(n_values: int) -> int:
+    """Bytes of the cells of a file with that many stored values, and of what is made of them."""
+    return _COPIES * _SPARSE * n_values
 
 
 def check_memory(needed: Footprint, limit: float | None) -> None:

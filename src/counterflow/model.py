@@ -24,6 +24,7 @@ from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.screen import Screen, read_cells, read_screen
 from counterflow.data.source import in_memory
+from counterflow.data.stored import warn_of_place
 from counterflow.errors import ConfigError, near
 from counterflow.evaluate.audit import audit_model
 from counterflow.fitting import encoded, feature_order, fit_features, fit_gene_rule, fit_space, states_of, vocabulary_of
@@ -130,6 +131,7 @@ class CounterFlow:
         n_given, adata = adata.n_obs, kept_cells(adata)
         self.adata = adata
         self.ledger = ledger = Ledger()
+        warn_of_place(adata, self.setup)
         screen = read_screen(adata, self.setup, chosen_genes(adata, ledger))
         train = screen.rows(screen.split == "train")
         self.genes = select_genes(train, self.config["n_top_genes"], ledger, self.config["seed"])

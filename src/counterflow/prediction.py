@@ -15,6 +15,7 @@ from torch import Tensor
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, describe, write_condition
 from counterflow.errors import ConfigError, DataError, near
+from counterflow.fitting import exposures
 from counterflow.flow.choose import choose
 from counterflow.flow.solvers import SOLVERS, last_step_euler
 from counterflow.module import FlowModule
@@ -161,7 +162,7 @@ def counterfactual(
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Counts (n x G) and their expectation for given control cells; row i of `ids` belongs to cell i. `decoder`: one of `DECODERS`."""
     seeds = cell_seeds(cells.cells)
-    exposure = space.exposure(cells.counts, cells.library)
+    exposure = exposures(space, cells)
     dispersion = space.dispersion.cpu().numpy()
 
     def block(rows: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -192,7 +193,7 @@ def new_cells(
 ) -> tuple[sparse.csr_matrix, np.ndarray]:  # fmt: skip
     """Counts and expectation of cells that are nobody's counterfactual: started at reference controls or at noise, counts drawn anew."""
     seeds = cell_seeds(start.cells)
-    exposure = space.exposure(start.counts, start.library) * (library / np.maximum(start.library, 1.0))
+    exposure = exposures(space, start) * (library / np.maximum(start.library, 1.0))
     dispersion = space.dispersion.cpu().numpy()
 
     def block(rows: np.ndarray) -> tuple[np.ndarray, ...]:

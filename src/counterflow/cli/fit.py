@@ -18,8 +18,9 @@ from jsonargparse import Namespace
 
 from counterflow.checkpoint import write_whole
 from counterflow.cli import Stopped
+from counterflow.cli.feed import read_or_open
 from counterflow.cli.parser import VerbParser
-from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, read_data, setup_from
+from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, setup_from
 from counterflow.cli.terminal import Terminal, describe_trust
 from counterflow.errors import ConfigError, near
 from counterflow.footprint import check_memory
@@ -80,9 +81,8 @@ def fit(options: Namespace, folder: RunDirectory, terminal: Terminal) -> tuple[C
     options.split_seed = options.seed if options.split_seed is None else options.split_seed
     options.model.seed = options.seed if options.model.seed is None else options.model.seed
     path = data_path(options)
-    with terminal.working(f"reading {path}"):
-        adata = read_data(path)
     declared = setup_from(options, path)
+    adata = read_or_open(path, declared, options.train.memory_limit, terminal)
     n_given, adata = adata.n_obs, only_kept(adata, declared)
     data = fingerprint_after_checks(adata, declared, path)
     setup, split = declare_and_split(adata, declared, options)

@@ -82,7 +82,7 @@ class Screen:
         if len(index) == len(self.cells) and np.array_equal(index, np.arange(len(index))):
             return self
         cells = self.cells
-        return Screen(
+        fewer = Screen(
             take_rows(self.counts, index),
             self.library[index],
             self.genes,
@@ -94,6 +94,9 @@ class Screen:
             self.covariates.iloc[index],
             self.split[index],
         )
+        if "keys" in self.__dict__:  # known already: not read again
+            fewer.__dict__["keys"] = CellKeys(*(numbers[index] for numbers in (self.keys.name, self.keys.content)))
+        return fewer
 
     def on_genes(self, genes: Sequence[str]) -> Screen:
         """The same cells with these genes, in this order; library sizes stay."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from hashlib import blake2b
@@ -63,6 +64,17 @@ def open_h5ad(path: str | os.PathLike[str]) -> AnnData:
             raise DataError(_why_not_read(error, Path(path), repr(os.fspath(path)))) from error
 
 
+def size_on_disk(path: str | os.PathLike[str], layer: str | None) -> int:
+    """Stored values of the matrix of a file; 0 where there is none, which is told later."""
+    import h5py
+
+    with h5py.File(path, "r") as handle:
+        matrix = handle.get("X" if layer is None else f"layers/{layer}")
+        if isinstance(matrix, h5py.Dataset):
+            return int(matrix.size)
+        return len(matrix["indices"]) if matrix is not None and "indices" in matrix else 0
+
+
 def is_stored(adata: AnnData, layer: str | None) -> bool:
     """Whether the matrix is to stay on disk; a view of a backed AnnData is read."""
     return bool(adata.isbacked) and not adata.is_view and (layer is None or layer not in adata.layers)
@@ -87,14 +99,21 @@ def stored(adata: AnnData, setup: Setup) -> Stored:
     return _known[key]
 
 
-def warn_of_place(store: Store, path: str) -> None:
+def warn_of_place(adata: AnnData, setup: Setup) -> None:
     """Reading an h5ad in place takes much longer than reading the cache: say so, and what to do."""
-    if isinstance(store, H5Store):
-        warn(
-            f"{path!r} is read in place: every training step waits for about 10 times as long as with the cache that "
-            f"`counterflow convert {path} --setup.perturbation_key ... --setup.control ...` makes of it, once",
-            above=2,
-        )
+    if not is_stored(adata, setup.layer) or not isinstance(stored(adata, setup).store, H5Store):
+        return
+    options = {"perturbation_key": setup.perturbation_key, "control": setup.control, "layer": setup.layer}
+    given = " ".join(f"--setup.{name} {value!r}" for name, value in options.items() if value is not None)
+    if setup.matrix_state != "counts":
+        given += f" --setup.matrix_state {setup.matrix_state}"
+    if setup.match_keys:
+        given += f" --setup.match_keys '{json.dumps(list(setup.match_keys))}'"
+    warn(
+        f"cells are read from {Path(adata.filename).name!r} in place, which takes many times as long as from its cache; make that once: "
+        f"counterflow convert {os.fspath(adata.filename)} {given}",
+        above=3,
+    )
 
 
 def library_sizes(obs: pd.DataFrame, setup: Setup) -> NDArray[np.float32] | None:
