@@ -42,7 +42,7 @@ class Vocabulary:
         time = torch.tensor([spec.time for spec in specs], dtype=torch.float32)
         return ConditionIds(perturbation, dose, time, self.levels(covariates, len(specs)))
 
-    def levels(self, covariates: Mapping[str, Sequence[str]], rows: int) -> Tensor:
+    def levels(self, covariates: Mapping[str, Sequence[str]] | pd.DataFrame, rows: int) -> Tensor:
         """Covariate levels as integers (rows x M); 0 for those that met no perturbation in training."""
         columns = []
         for key, levels in self.covariates.items():

@@ -45,6 +45,10 @@ class CellKeys:
         """Keys of cells with these names, and with these counts (n x G, canonical) of these genes."""
         return cls(hashes(names), None if counts is None else content_hashes(counts, genes))
 
+    def rows(self, index: NDArray) -> CellKeys:
+        """Of some of these cells."""
+        return CellKeys(self.name[index], None if self.content is None else self.content[index])
+
     def with_more(self, other: CellKeys) -> CellKeys:
         """All cells of both; counts are known where both know them."""
         if other is self:

@@ -95,7 +95,7 @@ class Screen:
             self.split[index],
         )
         if "keys" in self.__dict__:  # known already: not read again
-            fewer.__dict__["keys"] = CellKeys(*(numbers[index] for numbers in (self.keys.name, self.keys.content)))
+            fewer.__dict__["keys"] = self.keys.rows(index)
         return fewer
 
     def on_genes(self, genes: Sequence[str]) -> Screen:
