@@ -136,6 +136,8 @@ def as_csr(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
 def canonical(matrix: sparse.csr_matrix | np.ndarray) -> sparse.csr_matrix:
     """CSR, float32, each row sorted, nothing twice and no zeros; the given matrix is not changed."""
     csr = sparse.csr_matrix(matrix, dtype=np.float32)
+    if csr.indptr.dtype != csr.indices.dtype:  # SciPy would convert all of them whenever some rows are taken
+        csr = sparse.csr_matrix((csr.data, csr.indices, csr.indptr), shape=csr.shape)
     if not csr.has_canonical_format:
         if csr.indices is getattr(matrix, "indices", None) or np.shares_memory(csr.data, getattr(matrix, "data", csr.data)):
             csr = csr.copy()
