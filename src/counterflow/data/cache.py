@@ -32,7 +32,7 @@ from counterflow.errors import DataError
 
 FORMAT, SCHEMA = "counterflow-cells", 1
 SUFFIX = ".cells"
-_NEAR = 4096  # bytes between two wanted cells that are read along: cheaper than to begin anew
+_NEAR = 8192  # bytes between two wanted cells that are read along: cheaper than to begin anew
 _PIECES = 64  # of the source, looked at to tell whether it is the same file
 
 
