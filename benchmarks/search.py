@@ -2,17 +2,23 @@
 
 ::
 
-    python benchmarks/search.py [--only contexts shrinkage combinations] [--data FOLDER]
+    python benchmarks/search.py [--only contexts elsewhere shrinkage combinations backbones] [--data FOLDER]
 
 contexts
     Kang: a cell type V is predicted from five others, without a sixth T (42 ordered pairs). For a test on T only the six pairs that leave T
     out count, and the order of the estimators is the same for all seven T (column ``worst T``).
+elsewhere
+    The same estimators where they were not chosen: each cell type of either of Kang's two donors from the other four, and each of eight
+    cell types of simulated screens 10 to 12.
 shrinkage
     Norman singles, Schraivogel, McFaline, Kang, A549: an effect measured on half of the cells predicts that of the other half (5 halvings).
 combinations
-    Simulated screens 10 to 13, which no table shows: error to the true mean of hidden pairs, relative to the additive rule.
+    Simulated screens 10 to 13, which no table shows: error to the true mean of hidden pairs, relative to the additive rule. Norman: each of
+    the five pairs whose parts were measured alone, without another of them (20 ordered pairs): correlation and squared error.
+backbones
+    `search_backbones.py`: about ten minutes of fits, which are kept.
 
-Written to ``benchmarks/results/search.md``.
+Written to ``benchmarks/results/search.md``; sections that are not asked for stay as they are.
 """
 
 from __future__ import annotations
@@ -20,23 +26,30 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from accuracy import FILES, SETUP
+import torch
+from accuracy import BOTH_SEEN, FILES, SETUP
 from numpy.typing import NDArray
+from search_backbones import backbones
 
 import counterflow as cf
 from counterflow import demo
 from counterflow.data.matrix import log_normalised
-from counterflow.effects import kriging
+from counterflow.data.simulate import simulate_screen
+from counterflow.effects import kriging, similarity
+from counterflow.effects.combinations import Combinations
 from counterflow.effects.interactions import Interactions
 from counterflow.effects.kriging import KrigedRule, MeasuredEffects, shrunk
+from counterflow.evaluate.metrics import welch_t
 from counterflow.types import ConditionSpec
 
 Table = dict[str, list[float]]
 IFNB = ConditionSpec(("IFNb",), (1.0,))
 GRID = {"REACH": (0.25, 0.5, 1.0, 2.0), "SLOPE": (0.0, 0.1, 0.3, 0.6, 1.0), "PRIOR_CELLS": (1.0, 10.0)}
+MIXED = {"SHARPNESS": (4.0, 6.0, 9.0), "STRONG": (1.5, 2.0, 3.0)}
 
 
 def load(name: str, folder: Path) -> tuple[NDArray, NDArray, NDArray, list[str]]:
@@ -61,6 +74,7 @@ def contexts(folder: Path) -> list[str]:
     types = sorted(set(context))
     control = np.array([expression[is_control & (context == t)].mean(0) for t in types])
     effect = np.array([expression[~is_control & (context == t)].mean(0) for t in types]) - control
+    weight = np.array([gene_weights(expression[~is_control & (context == t)], expression[is_control & (context == t)]) for t in types])
 
     def mean(train: list[int], target: int) -> NDArray:
         return effect[train].mean(0)
@@ -76,41 +90,96 @@ def contexts(folder: Path) -> list[str]:
 
         return rule
 
-    def kriged(train: list[int], target: int) -> NDArray:
+    def mixed(train: list[int], target: int, alone: bool = False) -> NDArray:
         rows = np.flatnonzero(np.isin(context, [types[t] for t in train]) | (is_control & (context == types[target])))
         levels = sorted(set(context[rows]))
         code = np.array([levels.index(level) for level in context[rows]])
         measured = MeasuredEffects.measure(
             lambda r: expression[rows[r]], [ConditionSpec(), IFNB], np.where(is_control[rows], 0, 1), [(level,) for level in levels], code
         )
-        return KrigedRule(measured, 0.0).effect(IFNB, (types[target],), control[target])
+        rule = KrigedRule(measured, 0.0)
+        return (without_similarity(rule) if alone else rule).effect(IFNB, (types[target],), control[target])
 
-    rows = [scored("mean of the contexts", mean, effect), scored("the same, not below zero", clipped(mean), effect)]
-    rows += [scored(f"similar contexts, strength {s:g}", clipped(similar(s)), effect) for s in (1.0, 2.0, 3.0, 4.0, 6.0)]
-    rows.append(scored("**kriging, as it is**", kriged, effect))
-    for name, values in GRID.items():
-        kept = getattr(kriging, name)
-        for value in values:
-            setattr(kriging, name, value)
-            rows.append(scored(f"kriging, {name} {value:g}" + (" (chosen)" if value == kept else ""), kriged, effect))
-        setattr(kriging, name, kept)
-    return ["| estimator | pearson_delta | squared error | worst T | best T |", "|---|---|---|---|---|", *rows]
+    def kriged(train: list[int], target: int) -> NDArray:
+        return mixed(train, target, alone=True)
+
+    truth = effect, weight
+    rows = [scored("mean of the contexts", mean, truth), scored("the same, not below zero", clipped(mean), truth)]
+    rows += [scored(f"similar contexts, strength {s:g}", clipped(similar(s)), truth) for s in (1.0, 2.0, 3.0, 4.0, 6.0)]
+    for module, grid, rule, title in ((kriging, GRID, kriged, "kriging"), (similarity, MIXED, mixed, "**kriging and similar contexts**")):
+        rows.append(scored(title, rule, truth))
+        for name, values in grid.items():
+            kept = getattr(module, name)
+            for value in values:
+                setattr(module, name, value)
+                rows.append(scored(f"{title.strip('*')}, {name} {value:g}" + (" (chosen)" if value == kept else ""), rule, truth))
+            setattr(module, name, kept)
+    return ["| estimator | pearson_delta | squared error | wmse | worst T | best T |", "|---|---|---|---|---|---|", *rows]
 
 
-def scored(title: str, rule: Callable[[list[int], int], NDArray], effect: NDArray) -> str:
+def without_similarity(rule: KrigedRule) -> KrigedRule:
+    """The same, kriged alone."""
+    rule.__dict__["similarity"] = np.zeros(2)
+    return rule
+
+
+def gene_weights(perturbed: NDArray, control: NDArray) -> NDArray:
+    """Of `wmse`: by how sure it is that a gene changed."""
+    t = np.abs(welch_t(perturbed, control))
+    weight = ((t - t.min()) / np.ptp(t)) ** 2
+    return weight / weight.sum()
+
+
+def elsewhere(folder: Path) -> list[str]:
+    expression, condition, context, _ = load("donors", folder)
+    donor = np.array([level.split("|")[0] for level in context])
+    screens = [(f"donor {d}", *(x[donor == d] for x in (expression, condition, context))) for d in sorted(set(donor))]
+    for seed in (10, 11, 12):
+        screen = simulate_screen(n_perturbations=10, n_pairs=3, n_cell_types=8, cells_per_condition=320, cells_control=1600, seed=seed)
+        obs, counts = screen.adata.obs, screen.adata.X
+        found = log_normalised(counts, np.asarray(counts.sum(1), dtype=float).ravel()).toarray()
+        screens.append((f"simulated {seed}", found, obs["perturbation"].astype(str).to_numpy(), obs["cell_type"].astype(str).to_numpy()))
+    lines = ["| screen | predicted | kriging: pearson_delta / error | and similar contexts |", "|---|---|---|---|"]
+    for title, cells, what, where in screens:
+        scores = []
+        for left_out in sorted(set(where)):
+            kept = (where != left_out) | (what == "control")
+            names, levels = ["control", *sorted(set(what[kept]) - {"control"})], sorted(set(where[kept]))
+            code, level = (np.array([list_.index(x) for x in values]) for list_, values in ((names, what[kept]), (levels, where[kept])))
+            specs = [ConditionSpec(), *(ConditionSpec((name,), (1.0,)) for name in names[1:])]
+            measured = MeasuredEffects.measure(lambda r, c=cells[kept]: c[r], specs, code, [(name,) for name in levels], level)
+            before = cells[(where == left_out) & (what == "control")].mean(0)
+            for spec in specs[1:]:
+                rows = cells[(where == left_out) & (what == spec.parts[0])]
+                if len(rows) < 15 or "+" in spec.parts[0]:
+                    continue
+                real = rows.mean(0) - before
+                both = [
+                    r.effect(spec, (left_out,), before) for r in (without_similarity(KrigedRule(measured, 0.0)), KrigedRule(measured, 0.0))
+                ]
+                scores.append([x for e in both for x in (np.corrcoef(e, real)[0, 1], ((e - real) ** 2).sum())])
+        mean = np.mean(scores, 0)
+        lines.append(f"| {title} | {len(scores)} | {mean[0]:.4f} / {mean[1]:.2f} | {mean[2]:.4f} / {mean[3]:.2f} |")
+    return lines
+
+
+def scored(title: str, rule: Callable[[list[int], int], NDArray], truth: tuple[NDArray, NDArray]) -> str:
     """Mean over the 42 pairs, and over the pairs of each left-out T."""
+    effect, weight = truth
     n = len(effect)
     found = []
     for test in range(n):
         for target in range(n):
             if target != test:
                 predicted = rule([k for k in range(n) if k not in (test, target)], target)
-                missed = float(((predicted - effect[target]) ** 2).sum())
-                found.append((test, float(np.corrcoef(predicted, effect[target])[0, 1]), missed))
+                missed = (predicted - effect[target]) ** 2
+                weighted = float((weight[target] * missed).sum())
+                found.append((test, float(np.corrcoef(predicted, effect[target])[0, 1]), float(missed.sum()), weighted))
     table = np.array(found)
     per_test = [table[table[:, 0] == test, 1].mean() for test in range(n)]
     print(title, per_test, flush=True)
-    return f"| {title} | {table[:, 1].mean():.4f} | {table[:, 2].mean():.1f} | {min(per_test):.3f} | {max(per_test):.3f} |"
+    means = f"{table[:, 1].mean():.4f} | {table[:, 2].mean():.1f} | {table[:, 3].mean():.4f}"
+    return f"| {title} | {means} | {min(per_test):.3f} | {max(per_test):.3f} |"
 
 
 # ----------------------------------------------------------------------------------------------------------------- shrinkage
@@ -178,45 +247,88 @@ def halved(name: str, folder: Path, rng: np.random.Generator) -> Iterator[tuple[
 
 
 def combinations(folder: Path) -> list[str]:
-    del folder
-    table: Table = {}
-    for seed in (10, 11, 12, 13):
-        screen, hidden = demo.screen_with_hidden_pairs(seed)
-        adata = screen.adata
-        expression = log_normalised(adata.X, np.asarray(adata.X.sum(1), dtype=float).ravel()).toarray()
-        condition, kind = adata.obs["perturbation"].astype(str).to_numpy(), adata.obs["cell_type"].astype(str).to_numpy()
-        controls = {t: expression[(condition == "control") & (kind == t)].mean(0) for t in set(kind)}
-        left = expression - np.array([controls[t] for t in kind])
-        train = (adata.obs["split"] == "train").to_numpy()
-        effect, noise = {}, {}
-        for name in sorted(set(condition[train]) - {"control"}):
-            cells = left[train & (condition == name)]
-            effect[name], noise[name] = cells.mean(0), cells.var(0, ddof=1) / len(cells)
-        singles, pairs = [n for n in effect if "+" not in n], [n for n in effect if "+" in n]
-        raw = np.array([effect[n] for n in singles])
-        parts = np.array([shrunk(effect[n], noise[n]) for n in singles])
-        members = {n: tuple(singles.index(p) for p in n.split("+")) for n in [*pairs, *hidden]}
-        errors = np.array([noise[n].mean() + sum(noise[p].mean() for p in n.split("+")) for n in pairs])
-        fit = Interactions.fit(parts, [members[n] for n in pairs], np.array([effect[n] for n in pairs]), errors)
-        before = screen.true_mean("control")
-        rules: dict[str, Callable[[tuple[int, ...]], NDArray]] = {
-            "sum of the parts": lambda m, raw=raw: raw[list(m)].sum(0),
-            "sum of the shrunk parts": lambda m, parts=parts: parts[list(m)].sum(0),
-            "the same times one factor": lambda m, parts=parts, fit=fit: fit.factor * parts[list(m)].sum(0),
-            "**factor and interactions**": lambda m, parts=parts, fit=fit: fit(parts[list(m)].sum(0), m),
-        }
-        error = {
-            t: np.mean([np.sqrt(np.mean((rule(members[n]) - screen.true_mean(n) + before) ** 2)) for n in hidden])
-            for t, rule in rules.items()
-        }
-        for title, value in error.items():
-            table.setdefault(title, []).append(float(value / error["sum of the parts"]))
-        print(seed, fit.factor, error, flush=True)
-    lines = ["| rule | error relative to the sum of the parts: mean | screens 10 to 13 |", "|---|---|---|"]
-    return lines + [f"| {t} | {np.mean(v):.3f} | {', '.join(f'{x:.3f}' for x in v)} |" for t, v in table.items()]
+    tables: dict[str, Table] = {}
+    for interaction, cells in ((1.0, 70), (0.5, 70), (0.0, 70), (1.0, 25)):
+        for seed in (10, 11, 12, 13):
+            screen, hidden = demo.screen_with_hidden_pairs(seed, interaction=interaction, cells_per_condition=cells)
+            obs, counts = screen.adata.obs, screen.adata.X
+            expression = log_normalised(counts, np.asarray(counts.sum(1), dtype=float).ravel()).toarray()
+            train = (obs["split"] == "train").to_numpy()
+            rules = rules_for_pairs(expression[train], *(obs[key].astype(str).to_numpy()[train] for key in ("perturbation", "cell_type")))
+            truth = {name: screen.true_mean(name) - screen.true_mean("control") for name in hidden}
+            error = {t: np.mean([np.sqrt(np.mean((rule(n) - truth[n]) ** 2)) for n in hidden]) for t, rule in rules.items()}
+            for title, value in error.items():
+                table = tables.setdefault(f"interaction {interaction:g}, {cells} cells", {})
+                table.setdefault(title, []).append(float(value / error["sum of the parts"]))
+            print(interaction, cells, seed, error, flush=True)
+    lines = ["| rule | " + " | ".join(f"simulated, {name}" for name in tables) + " | Norman: r / error |", "|---" * (len(tables) + 2) + "|"]
+    norman = pairs_of_norman(folder)
+    for title in norman:
+        cells_of = [f"{np.mean(table[title]):.3f} ({', '.join(f'{x:.2f}' for x in table[title])})" for table in tables.values()]
+        lines.append(f"| {title} | {' | '.join(cells_of)} | {norman[title][0]:.4f} / {norman[title][1]:.4f} |")
+    return lines
 
 
-PARTS = {"contexts": contexts, "shrinkage": shrinkage, "combinations": combinations}
+def rules_for_pairs(expression: NDArray, condition: NDArray, context: NDArray) -> dict[str, Callable[[str], NDArray]]:
+    """Estimators of the effect of a pair, mean over contexts, from training cells."""
+    names, levels = ["control", *sorted(set(condition) - {"control"})], sorted(set(context))
+    code, level = (np.array([known.index(x) for x in values]) for known, values in ((names, condition), (levels, context)))
+    specs = [ConditionSpec(), *(_spec(name) for name in names[1:])]
+    measured = MeasuredEffects.measure(lambda rows: expression[rows], specs, code, [(name,) for name in levels], level)
+    mixed = KrigedRule(measured, 0.0)
+    learnt = mixed.combinations
+    assert learnt.pooled is not None
+    factor = replace(learnt.interactions, weight=np.zeros_like(learnt.interactions.weight))
+    variants = {
+        "sum of the shrunk parts": replace(learnt, interactions=Interactions.none(), weight=0.0),
+        "the same times one factor": replace(learnt, interactions=factor, weight=0.0),
+        "factor and interactions": replace(learnt, weight=0.0),
+        "half of both": replace(learnt, weight=0.5),
+        "parts pooled over combinations": replace(learnt, weight=1.0),
+        "**mixed by how they did on what was left out**": learnt,
+    }
+
+    def averaged(combinations: Combinations) -> Callable[[str], NDArray]:
+        rule = KrigedRule(measured, 0.0)
+        rule.__dict__["combinations"] = combinations
+        at = list(zip(measured.levels, measured.control.astype(float), strict=True))
+        return lambda name: np.mean([rule.effect(_spec(name), known, control) for known, control in at], 0)
+
+    return {"sum of the parts": lambda name: mixed.anchor(_spec(name)), **{title: averaged(c) for title, c in variants.items()}}
+
+
+def _spec(name: str) -> ConditionSpec:
+    """`A+B` without dose and time."""
+    parts = tuple(sorted(name.split("+")))
+    return ConditionSpec(parts, (1.0,) * len(parts))
+
+
+def pairs_of_norman(folder: Path) -> dict[str, NDArray]:
+    """Correlation and squared error of each rule."""
+    expression, condition, _, genes = load("norman", folder)
+    scores: dict[str, list[tuple[float, float]]] = {}
+    before = expression[condition == "control"].mean(0)
+    for without in BOTH_SEEN:
+        for target in BOTH_SEEN:
+            if target == without:
+                continue
+            train = ~np.isin(condition, [without, target])
+            rules = rules_for_pairs(expression[train], condition[train], np.full(train.sum(), ""))
+            kept = np.array([gene not in target.split("+") for gene in genes])
+            real = (expression[condition == target].mean(0) - before)[kept]
+            for title, rule in rules.items():
+                found = (np.maximum(before + rule(target), 0) - before)[kept]
+                scores.setdefault(title, []).append((float(np.corrcoef(found, real)[0, 1]), float(((found - real) ** 2).sum())))
+    return {title: np.mean(values, 0) for title, values in scores.items()}
+
+
+def tuned(folder: Path) -> list[str]:
+    torch.set_num_threads(1)
+    return backbones(folder, Path(__file__).parent / "results" / "search_backbones.json")
+
+
+PARTS = {"contexts": contexts, "elsewhere": elsewhere, "shrinkage": shrinkage, "combinations": combinations, "backbones": tuned}
+PAGE = Path(__file__).parent / "results" / "search.md"
 
 
 def main() -> None:
@@ -225,10 +337,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("COUNTERFLOW_DATA", beside)))
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()
-    text = ["# What the default recipe's mean was chosen on", "", "Written by `benchmarks/search.py`; what each part is stands there.", ""]
+    before = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    sections = {part.split("\n", 1)[0]: part.split("\n", 1)[1].strip().split("\n") for part in before.split("\n## ")[1:]}
     for name in options.only:
-        text += [f"## {name}", "", *PARTS[name](options.data), ""]
-    (Path(__file__).parent / "results" / "search.md").write_text("\n".join(text), encoding="utf-8")
+        sections[name] = PARTS[name](options.data)
+        text = ["# What the default recipe was chosen on", "", "Written by `benchmarks/search.py`; what each part is stands there.", ""]
+        for known in PARTS:
+            text += [f"## {known}", "", *sections[known], ""] if known in sections else []
+        PAGE.write_text("\n".join(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -136,6 +136,34 @@ def test_the_resolved_config_fits_the_same_model(fitted, tmp_path, calls):
     assert facts[0]["data"]["sha256"] == facts[1]["data"]["sha256"] and facts[0]["split_hash"] == facts[1]["split_hash"]
 
 
+def test_effect_prints_the_largest_ones_and_writes_all(fitted, tmp_path, capsys):
+    name = json.loads((fitted / "model" / "model.json").read_text())["training"]["conditions"][0]
+    out = tmp_path / "effects.csv"
+    assert main(["effect", str(fitted), "--condition", name, "--top", "2", "--out", str(out)]) == 0
+    said, table = capsys.readouterr().out, pd.read_csv(out)
+    assert set(table["cell_type"]) == {"type0", "type1"} and len(table) == 2 * 60 and table["lo"].notna().all()
+    largest = table.loc[table["effect"].abs().groupby(table["cell_type"]).idxmax()]
+    assert all(gene in said for gene in largest["gene"]) and said.count("intervals leave out zero") == 2
+    assert main(["effect", str(fitted), "--condition", name, "--json", "--interval", "0.5", "--covariates.cell_type", "type1"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["rows"] == 60 and {row["cell_type"] for row in answer["largest"]} == {"type1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--condition", "G0x"], "neither seen in training"),
+        (["--condition", "control", "--interval", "90"], "between 0 and 1"),
+        ([], "--condition must be given"),
+        (["--condition", "control", "--out", "effects.xlsx"], "ends in .csv"),
+    ],
+)
+def test_effect_refuses_what_it_cannot_answer(fitted, words, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["effect", str(fitted), *words]) == 2
+    assert says in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_fit_with_a_split_prints_the_scores_beside_the_simple_rules(screen, tmp_path, calls, capsys):
     assert main(["fit", screen, *SETUP, *SPLIT, *SHORT, "--out", str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out

@@ -27,6 +27,7 @@ MODEL_PARTS = (
     "recentring",
     "calibration",
     "requests",
+    "effect_table",
     "recipe",
     "saving",
 )

@@ -15,32 +15,16 @@ import torch
 from torch import Tensor
 
 from counterflow.data.screen import Screen
+from counterflow.effects.kinds import kind_of
 from counterflow.effects.kriging import KrigedRule
 from counterflow.recentring import Trust
 from counterflow.types import ConditionSpec
 
-KINDS = ("seen", "combination", "part", "level", "feature", "context", "unknown")
-"""Where there are too few conditions to learn it, the rule is trusted and the flow is not.
-
-seen: measured. combination: its parts were measured alone. part: some only inside other combinations. level: another dose or time.
-feature: not measured, but has features. context: measured, but not in this context. unknown: nothing is known but the mean effect.
-"""
 _FOLDS, _OF = 2, 3  # conditions are dealt into three parts; two of them are left out, one after the other
 _FEWEST = 3  # eligible conditions of a kind
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the spread
 _COMPARED = 256  # cells
 MOST_JUDGED = 64  # conditions and contexts of a fit, evenly chosen: enough to tell a weight
-
-
-def kind_of(spec: ConditionSpec, measured: frozenset[ConditionSpec]) -> str:
-    """The kind of generalisation that predicting `spec` needs, from conditions measured in training (contexts apart)."""
-    if not spec.parts or spec in measured:
-        return "seen"
-    alone = {part for other in measured if len(other.parts) == 1 for part in other.parts}
-    inside = {part for other in measured for part in other.parts}
-    if set(spec.parts) <= alone:
-        return "combination" if len(spec.parts) > 1 else "level"
-    return "part" if set(spec.parts) <= inside else "feature"
 
 
 def folds(screen: Screen, has_features: bool, seed: int) -> Iterator[np.ndarray]:
@@ -143,12 +127,12 @@ def learn_trust(units: list[Judged]) -> dict[str, Trust]:
         along, square = np.array([unit.along for unit in some]), np.array([unit.square for unit in some])
         best = SHARES[int(np.argmin(np.mean([unit.distance for unit in some], 0)))]
         if kind == "seen":
-            learnt[kind] = Trust(0.0, best)
+            learnt[kind] = Trust(0.0, best, len(some))
             continue
         if len(along) < 2 or square.sum() <= 0:
             continue
         weight = along.sum() / square.sum()
         error = np.sqrt(((along - weight * square) ** 2).sum() * len(along) / (len(along) - 1)) / square.sum()
         certain = max(0.0, 1.0 - (error / weight) ** 2) if weight > 0 else 0.0
-        learnt[kind] = Trust(min(max(0.0, float(certain * weight)), 1.0), best)
+        learnt[kind] = Trust(min(max(0.0, float(certain * weight)), 1.0), best, len(some))
     return learnt

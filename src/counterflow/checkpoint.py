@@ -22,7 +22,7 @@ from counterflow.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor  # a manifest is read without torch
 
-FORMAT, SCHEMA = "counterflow-model", 3
+FORMAT, SCHEMA = "counterflow-model", 4
 KEYS = {
     "format",
     "schema",
@@ -33,6 +33,7 @@ KEYS = {
     "vocabulary",
     "rule",
     "trust",
+    "intervals",
     "reference",
     "training",
     "ledger",

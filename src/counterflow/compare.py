@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from counterflow.data.genes import CHOICE, choose_genes
 from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.split_file import SEPARATOR, Keys, Split, condition_table, data_hash
 from counterflow.data.splits import SPLITS, build_split
+from counterflow.effect_table import PredictedEffect
 from counterflow.errors import ConfigError, CounterflowError, near
 from counterflow.evaluate.audit import audit_split
 from counterflow.evaluate.baselines import applicable
@@ -230,6 +231,15 @@ class WithMean:
     def predict(self, adata: AnnData, conditions: pd.DataFrame) -> AnnData:
         """As `CounterFlow.predict`."""
         return self.model.predict(adata, conditions, on_unknown="mean")
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Of the model."""
+        return self.model.genes
+
+    def effects(self, adata: AnnData, conditions: pd.DataFrame, cells: float, seed: int) -> Iterator[PredictedEffect]:
+        """As `CounterFlow.effects`."""
+        return self.model.effects(adata, conditions, cells, seed, on_unknown="mean")
 
     def audit(self, adata: AnnData, subset: str = "test") -> str:
         """As `CounterFlow.audit`."""

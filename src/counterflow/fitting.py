@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,11 @@ from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.sampler import Sampler, build_groups
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, describe
-from counterflow.data.source import batches, enough, in_memory, whole
+from counterflow.data.source import batches, enough, in_memory, take_rows, whole
 from counterflow.data.split_file import SEPARATOR
+from counterflow.effects.intervals import Intervals
 from counterflow.effects.kriging import KrigedRule, MeasuredEffects
+from counterflow.effects.leaving_out import LeftOut, halves, leave_out
 from counterflow.effects.moments import pairs_of
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.types import ConditionIds, ConditionSpec
@@ -102,23 +104,53 @@ def exposures(space: StateSpace, cells: Screen) -> np.ndarray:
 def fit_rule(screen: Screen, states: Callable[[np.ndarray], Tensor], ledger: Ledger) -> KrigedRule:
     """The rule in state space, from training cells."""
     ledger.record("rule", screen.keys)
-    return KrigedRule(_effects(screen, lambda rows: states(rows).numpy()))
+    return KrigedRule(_effects(screen, lambda rows: states(rows).numpy(), np.arange(len(screen.cells))))
 
 
 def fit_gene_rule(screen: Screen, ledger: Ledger) -> KrigedRule:
     """The rule on log expression, gene by gene, from training cells."""
     ledger.record("rule", screen.keys)
-
-    def expression(rows: np.ndarray) -> sparse.csr_matrix:
-        return log_normalise(screen.counts[rows], screen.library[rows])
-
-    return KrigedRule(_effects(screen, expression), floor=0.0)
+    return KrigedRule(_gene_effects(screen, np.arange(len(screen.cells))), floor=0.0)
 
 
-def _effects(screen: Screen, values: Callable[[np.ndarray], np.ndarray | sparse.csr_matrix]) -> MeasuredEffects:
-    """Group after group; of a file, in the order in which it is read best."""
-    blocks = None if in_memory(screen.counts) else batches(screen.counts)
-    return MeasuredEffects.measure(values, screen.conditions, screen.condition, screen.contexts, screen.context, blocks)
+def _gene_effects(screen: Screen, rows: np.ndarray) -> MeasuredEffects:
+    """Effects on log expression, measured on some of the cells."""
+
+    def expression(some: np.ndarray) -> sparse.csr_matrix:
+        return log_normalise(screen.counts[rows[some]], screen.library[rows[some]])
+
+    return _effects(screen, expression, rows)
+
+
+def _effects(screen: Screen, values: Callable[[np.ndarray], np.ndarray | sparse.csr_matrix], rows: np.ndarray) -> MeasuredEffects:
+    """Of some cells, group after group; of a file, in the order in which it is read best."""
+    blocks = None if in_memory(screen.counts) else batches(take_rows(screen.counts, rows))
+    return MeasuredEffects.measure(values, screen.conditions, screen.condition[rows], screen.contexts, screen.context[rows], blocks)
+
+
+def fit_intervals(screen: Screen, measured: MeasuredEffects, seed: int, ledger: Ledger) -> Intervals:
+    """How sure the rule is of effects on genes: learnt on effects that are left out in turn, and on halves of the training cells."""
+    ledger.record("recipe", screen.keys)
+    code, context = {spec: i for i, spec in enumerate(screen.conditions)}, {level: i for i, level in enumerate(screen.contexts)}
+    n = np.zeros((len(code), len(context)))
+    np.add.at(n, (screen.condition, screen.context), 1)
+    at = np.array([context[level] for level in measured.levels])
+    n_cells = n[[code[measured.specs[s]] for s in measured.spec_of], at[measured.level_of]]
+    left_out = [*leave_out(measured), *_halves(screen, seed)]
+    return Intervals.learn(measured, n_cells, n[0, at], left_out)
+
+
+def _halves(screen: Screen, seed: int) -> Iterator[LeftOut]:
+    """Effects on one half of the cells of each condition and context, predicted from the other half."""
+    draw = np.random.default_rng([seed, 7]).permutation(len(screen.cells))
+    group = screen.condition[draw] * len(screen.contexts) + screen.context[draw]
+    order = np.argsort(group, kind="stable")
+    turn = np.arange(len(group)) - np.searchsorted(group[order], group[order])  # 0, 1, 2, ... within each group
+    rows, enough = draw[order], np.bincount(group, minlength=len(screen.contexts))[: len(screen.contexts)] > 1
+    kept = enough[screen.context[rows]]
+    parts = [np.sort(rows[kept & (turn % 2 == half)]) for half in (0, 1)]
+    if all((screen.condition[part] > 0).any() for part in parts):
+        yield from halves(_gene_effects(screen, parts[0]), _gene_effects(screen, parts[1]))
 
 
 def nothing_yet(screen: Screen, setup: Setup) -> tuple[ConditionSpec, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time as time_module
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from counterflow import spaces
@@ -25,9 +26,12 @@ from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.screen import Screen, read_cells, read_screen
 from counterflow.data.source import in_memory
 from counterflow.data.stored import warn_of_place
+from counterflow.effect_table import PredictedEffect, check_interval, effect_of, effect_table
+from counterflow.effects.intervals import Intervals
+from counterflow.effects.on_target import OnTarget, on_target
 from counterflow.errors import ConfigError, near
 from counterflow.evaluate.audit import audit_model
-from counterflow.fitting import encoded, feature_order, fit_features, fit_gene_rule, fit_space, states_of, vocabulary_of
+from counterflow.fitting import encoded, feature_order, fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.footprint import Footprint, check_memory, footprint
 from counterflow.memory import MOST_KEPT
@@ -36,7 +40,7 @@ from counterflow.prediction import Correction, Sampling, counterfactual, describ
 from counterflow.recentring import Origins, Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
-from counterflow.requests import check_library, check_n_cells, matching_rows, requested_specs, support_labels, trusted
+from counterflow.requests import check_library, check_n_cells, kinds_by_label, matching_rows, requested_specs, support_labels, trusted
 from counterflow.resuming import planned_steps
 from counterflow.spaces.base import StateSpace
 from counterflow.spaces.counts import distinct_names
@@ -121,6 +125,7 @@ class CounterFlow:
         self.n_steps_trained = 0
         self.rule: Recentring | None = None
         self.trust: dict[str, Trust] = {}
+        self.intervals: Intervals | None = None
         self.ledger: Ledger | None = Ledger()
         self.adata = adata
         if adata is not None:
@@ -335,6 +340,7 @@ class CounterFlow:
         self.module, rule, self.history = recipe.fit(cells, states, self._validation_cells(), **files)
         self.rule = None if rule is None else Recentring(rule, fit_gene_rule(cells, ledger))
         self.trust = {} if rule is None else recipe.trust(cells, states, self.module, rule)
+        self.intervals = None if self.rule is None else fit_intervals(cells, self.rule.genes.measured, seed, ledger)
         self.is_trained = True
 
     def memory_needed(self) -> Footprint:
@@ -431,22 +437,115 @@ class CounterFlow:
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
         cells, obs, var = self._controls(adata, missing_genes)
         names, cells = cells.cells, replace(cells, cells=distinct_names(cells.cells))
-        device, origins = next(self.module.parameters()).device, self._origins()
-        blocks = []
+        blocks, origins = [], self._origins()
         for i, spec in enumerate(specs):
             rows = matching_rows(obs, dict(table.iloc[i]))
             if n_cells is not None:
                 draw = np.random.default_rng([seed, 1])
                 rows = np.sort(np.concatenate([draw.permutation(rows) for _ in range(-(-n_cells // len(rows)))])[:n_cells])
             some = cells.rows(rows)
-            ids, factual = self._ids(spec, some), self._ids(ConditionSpec(), some)
             support = support_labels(spec, some, self.vocabulary)
             with compiled(self.module.backbone, compile):
-                correction = self._correction(spec, some, support, origins, how, calibrated=decoder == "calibrated")
-                counts, expected = counterfactual(self.module, self.space, some, ids, factual, correction, how, decoder, device)
+                counts, expected = self._counterfactual(spec, some, support, origins, how, decoder)
             named = describe_rows(obs.iloc[rows], spec, self.setup, [names[row] for row in rows], support)
             blocks.append(to_anndata(counts, expected, some.library, named, var, made_by(self.config, how, specs, self.setup)))
         return stack(blocks, self.setup)
+
+    def predict_effect(
+        self,
+        conditions: str | Sequence[str] | pd.DataFrame | None = None,
+        interval: float | None = 0.9,
+        *,
+        adata: AnnData | None = None,
+        cells: float | None = None,
+        n_cells: int = 512,
+        n_steps: int = 20,
+        seed: int = 0,
+        on_unknown: Literal["error", "mean"] = "error",
+        missing_genes: Literal["error", "zero"] = "error",
+    ) -> pd.DataFrame:
+        """By how much the mean log expression of every gene changes, and how sure that is.
+
+        Parameters
+        ----------
+        conditions, adata, n_steps, on_unknown, missing_genes
+            As in `predict`.
+        interval
+            Share of measured effects that ``lo`` to ``hi`` should hold: learnt on training conditions that were left out and predicted, for
+            each kind of generalisation (`counterflow.effects.intervals`). ``None``: no interval.
+        cells
+            The experiment that the interval is for: that many cells of the condition. ``None``: as many as conditions of the training
+            screen have; ``float("inf")``: what any number of cells would show.
+        n_cells
+            Control cells of each context that are moved to find the effect; repeated, with new draws of counts, where there are fewer.
+        seed
+            Of the choice of controls and of counting noise.
+
+        Returns
+        -------
+        DataFrame
+            One row per condition, context (the columns of `match_keys`) and gene. ``effect``, ``lo``, ``hi``: difference in mean log1p of
+            counts per 10,000 to the controls; ``support`` as in `predict`; ``baseline``, ``baseline_effect``: the simple rule that was
+            best on left-out effects of this kind, and what it says; ``beyond_baseline``: whether the interval leaves that out, so that the
+            model says something a simple rule does not; ``calibrated_on``: left-out conditions or contexts behind the interval (0: none
+            could be left out, and ``lo`` and ``hi`` are nan); ``target``: this gene is perturbed in the condition.
+        """
+        self._check_trained()
+        check_n_cells(n_cells)
+        check_interval(interval, cells)
+        if interval is not None and self.intervals is None:
+            raise ConfigError("this model learnt no intervals (anchor='none'): call predict_effect(..., interval=None)")
+        some = self.effects(
+            adata, conditions, cells, seed, n_cells=n_cells, n_steps=n_steps, on_unknown=on_unknown, missing_genes=missing_genes
+        )
+        moved = {one.perturbation: one.effect for one in self.on_target() if one.direction}
+        return effect_table(some, self.genes, self.setup, interval, moved)
+
+    def on_target(self) -> tuple[OnTarget, ...]:
+        """Does each perturbed gene itself change? As measured in training, for perturbations named after a gene of the model."""
+        self._check_trained()
+        return () if self.rule is None else on_target(self.rule.genes.measured, self.genes)
+
+    def effects(
+        self,
+        adata: AnnData | None,
+        conditions: str | Sequence[str] | pd.DataFrame | None,
+        cells: float | None = None,
+        seed: int = 0,
+        *,
+        n_cells: int = 512,
+        n_steps: int = 20,
+        on_unknown: str = "error",
+        missing_genes: str = "error",
+    ) -> Iterator[PredictedEffect]:
+        """What `predict_effect` tabulates: one effect for each condition and context, with its interval at any level."""
+        self._check_trained()
+        specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
+        controls, obs, _ = self._controls(adata, missing_genes)
+        origins = self._origins()
+        how = Sampling(n_steps=n_steps, seed=seed)
+        decoder = how.decode_by(self.space.decoder, self.rule is not None)
+        genes = None if self.rule is None else self.rule.genes
+        for i, spec in enumerate(specs):
+            wanted = matching_rows(obs, dict(table.iloc[i]))
+            for context in np.unique(controls.context[wanted]):
+                rows = np.sort(np.random.default_rng([seed, 1]).permutation(wanted[controls.context[wanted] == context])[:n_cells])
+                some = controls.rows(np.tile(rows, -(-n_cells // len(rows))))  # counts are drawn: a mean of few draws is noisy
+                some = replace(some, cells=distinct_names(some.cells))
+                support = support_labels(spec, some, self.vocabulary)
+                counts, _ = self._counterfactual(spec, some, support, origins, how, decoder)
+                label = max(set(support), key=support.count)
+                kind = kinds_by_label(spec, self.vocabulary)[label]
+                yield effect_of(spec, some, counts, label, kind, genes, self.intervals, cells)
+
+    def _counterfactual(
+        self, spec: ConditionSpec, cells: Screen, support: Sequence[str], origins: Origins, how: Sampling, decoder: str
+    ) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Counts and expectation of control `cells` under `spec`."""
+        correction = self._correction(spec, cells, support, origins, how, calibrated=decoder == "calibrated")
+        ids, factual = self._ids(spec, cells), self._ids(ConditionSpec(), cells)
+        device = next(self.module.parameters()).device
+        return counterfactual(self.module, self.space, cells, ids, factual, correction, how, decoder, device)
 
     def generate(
         self,

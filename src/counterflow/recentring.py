@@ -28,6 +28,7 @@ class Trust:
 
     mean: float  # for where the population goes
     spread: float  # for how its cells differ
+    n: int = 0  # left-out conditions and contexts that it was learnt on
 
 
 NONE = Trust(0.0, 0.0)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from counterflow.calibration import KINDS, kind_of
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.schema import Setup, listed
 from counterflow.data.screen import Screen, read_specs, requested
 from counterflow.data.source import total
+from counterflow.effects.kinds import KINDS, kind_of
 from counterflow.errors import ConfigError, DataError, near, warn
 from counterflow.recentring import NONE, Trust
 from counterflow.reference import Reference
@@ -104,11 +104,16 @@ def support_labels(spec: ConditionSpec, cells: Screen, vocabulary: Vocabulary) -
     return [label if ok or label == "unknown" else "unseen-context" for label, ok in zip(labels, met, strict=True)]
 
 
+def kinds_by_label(spec: ConditionSpec, vocabulary: Vocabulary) -> dict[str, str]:
+    """The kind of generalisation that predicting `spec` takes, by the support label of a cell."""
+    kind = "unknown" if vocabulary.unknown(spec) else kind_of(spec, vocabulary.conditions)
+    elsewhere = ("unseen-context", "components-seen") if kind == "seen" else ("unseen-context",)  # measured, but not in this context
+    return {label: "context" if label in elsewhere else kind for label in SUPPORT}
+
+
 def trusted(spec: ConditionSpec, vocabulary: Vocabulary, learnt: Mapping[str, Trust]) -> dict[str, Trust]:
     """How far the flow is trusted beyond the rule, by support label; see `counterflow.calibration`."""
     seen = learnt.get("seen", NONE)
     default = dict.fromkeys(KINDS, NONE) | {"seen": seen, "context": seen, "level": seen}  # the same perturbation, elsewhere
     trust = {**default, **learnt}
-    kind = "unknown" if vocabulary.unknown(spec) else kind_of(spec, vocabulary.conditions)
-    elsewhere = ("unseen-context", "components-seen") if kind == "seen" else ("unseen-context",)  # measured, but not in this context
-    return {label: trust["context" if label in elsewhere else kind] for label in SUPPORT}
+    return {label: trust[kind] for label, kind in kinds_by_label(spec, vocabulary).items()}

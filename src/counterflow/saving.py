@@ -15,6 +15,7 @@ from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.ledger import Ledger
 from counterflow.data.schema import Setup
 from counterflow.data.screen import condition_label
+from counterflow.effects.intervals import Intervals
 from counterflow.errors import CheckpointError, ConfigError
 from counterflow.recentring import Recentring, Trust
 from counterflow.reference import Reference
@@ -41,15 +42,20 @@ def save(model: CounterFlow, path: Path, *, overwrite: bool) -> None:
             "history": model.history[-1:],
             "conditions": sorted(condition_label(spec, model.setup) for spec in model.vocabulary.conditions if spec.parts),
             **model.trained_on,
+            "on_target": [[one.perturbation, one.effect, one.error] for one in model.on_target()],
         },
         "rule": None,
-        "trust": {kind: [trust.mean, trust.spread] for kind, trust in model.trust.items()},
+        "trust": {kind: [trust.mean, trust.spread, trust.n] for kind, trust in model.trust.items()},
+        "intervals": None,
         "ledger": None,
     }
     arrays = {"features": model.features, **model.reference.to_arrays()}
     if model.rule is not None:
         manifest["rule"], measured = model.rule.to_parts()
         arrays |= measured
+    if model.intervals is not None:
+        manifest["intervals"], learnt = model.intervals.to_parts()
+        arrays |= learnt
     if model.ledger is not None:
         manifest["ledger"], seen = model.ledger.to_parts()
         arrays |= seen
@@ -70,6 +76,9 @@ def fitted_parts(model: CounterFlow) -> dict[str, dict[str, np.ndarray]]:
     }
     if model.rule is not None:
         parts["rule"] = model.rule.to_parts()[1]
+    if model.intervals is not None:
+        described, learnt = model.intervals.to_parts()
+        parts["recipe"] |= learnt | {f"intervals.{kind}": np.array(one["weights"]) for kind, one in described["kinds"].items()}
     return parts
 
 
@@ -108,9 +117,10 @@ def _rebuild(
     model.space = spaces.build(config["space"], len(model.genes), **config["space_kwargs"])
     model.reference = Reference.from_saved(manifest["reference"], arrays, len(model.genes))
     model.rule = None if manifest["rule"] is None else Recentring.from_parts(manifest["rule"], arrays)
-    model.trust = {str(kind): Trust(float(mean), float(spread)) for kind, (mean, spread) in manifest["trust"].items()}
+    model.trust = {str(kind): Trust(float(mean), float(spread), int(n)) for kind, (mean, spread, n) in manifest["trust"].items()}
+    model.intervals = None if manifest["intervals"] is None else Intervals.from_parts(manifest["intervals"], arrays)
     model.ledger = None if manifest["ledger"] is None else Ledger.from_parts(manifest["ledger"], arrays)
-    model.trained_on = {key: value for key, value in manifest["training"].items() if key not in ("history", "conditions")}
+    model.trained_on = {key: value for key, value in manifest["training"].items() if key not in ("history", "conditions", "on_target")}
     model.history = manifest["training"]["history"]
     order = torch.arange(int(np.prod(model.space.state_shape)))  # the stored order comes with the weights
     model.module = model.build_module(order, model.vocabulary.seen)

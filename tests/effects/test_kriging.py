@@ -202,7 +202,7 @@ def test_combinations_are_learnt_from_their_parts_at_the_same_time():
     """Pairs at 24 h whose parts were also measured at 6 h, where they do a quarter: they still add up."""
     rng = np.random.default_rng(0)
     full, rule = timed(rng, (6.0, 24.0), 24.0)
-    assert rule.interactions.factor == pytest.approx(1.0, abs=0.01)
+    assert rule.combinations.interactions.factor == pytest.approx(1.0, abs=0.01)
     predicted = rule.effect(spec("A", "F", time=24.0), ("c0",), np.ones(FEATURES))
     assert predicted == pytest.approx(full[0] + full[5], abs=0.1)
 
@@ -210,7 +210,7 @@ def test_combinations_are_learnt_from_their_parts_at_the_same_time():
 def test_a_combination_at_time_zero_does_nothing():
     rng = np.random.default_rng(0)
     _, rule = timed(rng, (12.0, 24.0), 24.0, truth_factor=0.5)
-    assert rule.interactions.factor == pytest.approx(0.5, abs=0.05)
+    assert rule.combinations.interactions.factor == pytest.approx(0.5, abs=0.05)
     assert np.abs(rule.effect(spec("A", "F", time=0.0), ("c0",), np.ones(FEATURES))).max() < 1e-6
     late = np.linalg.norm(rule.effect(spec("A", "F", time=24.0), ("c0",), np.ones(FEATURES)))
     assert np.linalg.norm(rule.effect(spec("A", "F", time=12.0), ("c0",), np.ones(FEATURES))) < 0.7 * late
@@ -221,3 +221,37 @@ def test_contexts_with_the_very_same_controls_give_numbers():
     control = np.tile(controls(rng, 1), (3, 1))
     rule = KrigedRule(measured(rng.normal(size=(1, 3, FEATURES)), 0.1, control))
     assert np.isfinite(rule.effect(spec("A"), ("c0",), control[0])).all()
+
+
+def families(rng, n, strong):
+    """Contexts of two families; one feature in ten (`strong`) answers in the first family only, all others alike with small deviations."""
+    family = np.arange(n) % 2
+    base = rng.normal(1, 1, (2, FEATURES))
+    control = base[family] + rng.normal(0, 0.3, (n, FEATURES))
+    effects = rng.normal(0, 0.3, FEATURES) + rng.normal(0, 0.1, (n, FEATURES))
+    effects[:, ::10] = (strong * (family == 0))[:, None] + rng.normal(0, 0.1, (n, FEATURES // 10))
+    return control, effects[None]
+
+
+def test_strong_features_follow_the_most_similar_contexts_where_that_was_right_elsewhere():
+    control, effects = families(np.random.default_rng(0), 9, 4.0)  # the last is of the first family
+    rule = KrigedRule(measured(left_out(effects), 1e-3, control))
+    without = KrigedRule(rule.measured)
+    without.__dict__["similarity"] = np.zeros(2)
+    assert rule.similarity[1] > 0.5
+    mixed, kriged = (((r.effect(spec("A"), ("c8",), control[-1]) - effects[0, -1])[::10] ** 2).sum() for r in (rule, without))
+    assert mixed < 0.7 * kriged
+
+
+def test_a_measured_context_keeps_its_measurement_however_similar_others_are():
+    control, effects = families(np.random.default_rng(0), 9, 4.0)
+    rule = KrigedRule(measured(effects, 1e-3, control))
+    without = KrigedRule(rule.measured)
+    without.__dict__["similarity"] = np.zeros(2)
+    assert rule.similarity[1] > 0
+    assert np.array_equal(rule.effect(spec("A"), ("c0",), control[0]), without.effect(spec("A"), ("c0",), control[0]))
+
+
+def test_with_few_contexts_similarity_has_no_say():
+    control, effects = families(np.random.default_rng(0), 4, 4.0)
+    assert KrigedRule(measured(effects[:, :3], 1e-3, control[:3])).similarity.tolist() == [0.0, 0.0]

@@ -24,6 +24,7 @@ HELP = """counterflow: what would these control cells look like under another pe
   convert   make a cache of a file that is too large for the memory
   fit       fit a model to a perturbation screen (.h5ad)
   generate  cells under conditions, measured or not, from a fitted model
+  effect    genes that conditions change, with intervals and support
   evaluate  score a fitted model on held-out conditions, beside simple rules
   compare   fit several models on the same split and rank them
   info      what is in a fitted model
@@ -35,12 +36,13 @@ An example, from a file to counterfactual cells:
   counterflow fit screen.h5ad --setup.perturbation_key gene --setup.control non-targeting \\
       --split unseen_combination --out runs/first
   counterflow generate runs/first --condition KLF1+MAP2K6 --out cells.h5ad
+  counterflow effect runs/first --condition KLF1+MAP2K6
 
 Every verb: --json (the result as JSON, nothing else), --quiet, --verbose, --debug (tracebacks), --help.
 Exit code: 0 done, 2 something to mend in the input, 1 our fault (of replay: another result).
 """
 
-VERBS = ("demo", "doctor", "convert", "fit", "generate", "evaluate", "compare", "info", "replay")
+VERBS = ("demo", "doctor", "convert", "fit", "generate", "effect", "evaluate", "compare", "info", "replay")
 
 
 class Stopped(BaseException):

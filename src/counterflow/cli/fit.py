@@ -22,6 +22,7 @@ from counterflow.cli.feed import read_or_open
 from counterflow.cli.parser import VerbParser
 from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, setup_from
 from counterflow.cli.terminal import Terminal, describe_trust
+from counterflow.effects.on_target import in_words
 from counterflow.errors import ConfigError, near
 from counterflow.footprint import check_memory
 from counterflow.replay import Sample
@@ -230,7 +231,8 @@ def _report(model: CounterFlow, adata: AnnData, folder: RunDirectory, seconds: f
             "cells": f"{trained['cells']:,} to train on ({trained['control_cells']:,} controls), {trained['held_out_cells']:,} held out",
             "conditions": f"{sum(bool(spec.parts) for spec in model.vocabulary.conditions)} seen, {len(model.genes):,} genes",
             "flow": flow,
-            "trust": describe_trust({kind: (t.mean, t.spread) for kind, t in model.trust.items()}, config["anchor"]),
+            "trust": describe_trust({kind: (t.mean, t.spread, t.n) for kind, t in model.trust.items()}, config["anchor"]),
+            "on target": in_words(model.on_target()),
             "saved": folder.model,
         }
     )

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from counterflow.cli.parser import VerbParser
-from counterflow.cli.terminal import describe_trust
+from counterflow.cli.terminal import describe_trust, named_kind
 from counterflow.data.ledger import STAGES
+from counterflow.effects.on_target import OnTarget, in_words
 
 EXAMPLE = "  counterflow info runs/first"
 
@@ -55,9 +56,19 @@ def describe(manifest: dict[str, Any]) -> dict[str, Any]:
         "conditions seen": training["conditions"],
         "perturbations known": manifest["vocabulary"]["entities"],
         "trust": describe_trust(manifest["trust"], manifest["config"]["anchor"]),
+        "intervals": describe_intervals(manifest["intervals"]),
+        "on target": in_words([OnTarget(name, effect, error) for name, effect, error in training["on_target"]]),
         "control cells kept": len(manifest["reference"]["cells"]),
         "learned from cells": learned_from(manifest["ledger"]),
     }
+
+
+def describe_intervals(intervals: dict[str, Any] | None) -> str:
+    """What intervals of predicted effects were learnt on."""
+    if not intervals or not intervals["kinds"]:
+        return "none: no training condition could be left out"
+    learnt = ", ".join(f"{named_kind(kind)} {one['n']}" for kind, one in intervals["kinds"].items())
+    return f"learnt on left-out effects: {learnt}"
 
 
 def learned_from(ledger: dict[str, Any] | None) -> str:

@@ -71,12 +71,24 @@ class Terminal:
             yield
 
 
+def named_kind(kind: str) -> str:
+    """A kind of generalisation in words."""
+    return {"seen": "measured conditions", "unknown": "an unmeasured perturbation", "feature": "one known by its features"}.get(
+        kind, f"a new {kind}"
+    )
+
+
 def describe_trust(trust: Mapping[str, Sequence[float]], anchor: str) -> str:
     """How far the flow is trusted for the mean and for how cells differ, in words; learnt on left-out training conditions."""
     if anchor != "additive":
         return "no rule: the flow carries the whole effect"
     if not trust:
         return "too few conditions to learn how far the flow holds: means follow the rule"
-    named = {kind: "measured conditions" if kind == "seen" else f"a new {kind}" for kind in trust}
-    learnt = "; ".join(f"{named[kind]}: mean {mean:.0%} flow, {spread:.0%} of its spread" for kind, (mean, spread) in trust.items())
-    return f"chosen on left-out conditions (0 % is the rule): {learnt}"
+    chosen_on = {
+        kind: ("" if kind == "seen" else "left-out ") + ("condition" if n == 1 else "conditions") for kind, (_, _, n) in trust.items()
+    }
+    learnt = "; ".join(
+        f"{named_kind(kind)}: mean {mean:.0%} flow, {spread:.0%} of its spread (chosen on {n} {chosen_on[kind]})"
+        for kind, (mean, spread, n) in trust.items()
+    )
+    return f"0 % is the rule; {learnt}"

@@ -7,7 +7,8 @@ The effect of a condition on a feature (a gene, a state coordinate) is modelled 
 with a Gaussian-process deviation whose covariance between two contexts is ``between * (k(a, b) + SLOPE * own(a) * own(b))``: `k`
 falls with the distance of the contexts' control means, and `own` is the feature's own standardised level in the controls, so that an
 effect may depend on how much of a gene there was. The prediction is the best linear unbiased one (kriging; Henderson, Biometrics 1975),
-per feature, from all contexts in which the condition was measured. With one context it is the measured effect, shrunk.
+per feature, from all contexts in which the condition was measured. With one context it is the measured effect, shrunk. Strong features
+follow the most similar contexts as far as that was right for contexts left out (`counterflow.effects.similarity`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from counterflow.effects.additive import AdditiveRule, MeanEffects
-from counterflow.effects.interactions import Interactions
+from counterflow.effects.combinations import Combinations
 from counterflow.effects.moments import group_moments
+from counterflow.effects.pooling import parts_of
+from counterflow.effects.similarity import similar_mean, strong
+from counterflow.effects.stacking import learnt_weight
 from counterflow.errors import DataError
 from counterflow.types import ConditionSpec
 
@@ -33,6 +37,8 @@ REACH = 0.5  # of the kernel: exp(-REACH * (distance / median distance)^2)
 OWN_LIMIT = 2.0  # standard deviations
 PRIOR_CELLS = 10.0  # how many cells' worth the pooled variance of a feature counts in that of a group
 MOST_CONTEXTS = 16  # the nearest ones are read: bounds the time where there are hundreds
+FEWEST = 3  # other contexts, to learn from one that is left out
+MOST_JUDGED = 32  # conditions in a context that are left out, one by one
 FEWEST_PARTS = 3  # to tell what a mean effect is worth for another perturbation
 LEAST_TRUST = 0.1  # however noisy a condition, this share of its effect is kept: its direction is the best guess there is
 
@@ -87,6 +93,23 @@ class MeasuredEffects:
             np.array([moments[0, c][1] for c in with_controls], dtype=np.float32),
         )
 
+    def units(self, kept: NDArray[np.bool_]) -> MeasuredEffects:
+        """Some of them, with the conditions and contexts they are of."""
+        specs, levels = np.unique(self.spec_of[kept]), np.unique(self.level_of[kept])
+        return MeasuredEffects(
+            tuple(self.specs[s] for s in specs),
+            tuple(self.levels[c] for c in levels),
+            np.searchsorted(specs, self.spec_of[kept]),
+            np.searchsorted(levels, self.level_of[kept]),
+            self.effect[kept],
+            self.noise[kept],
+            self.control[levels],
+        )
+
+    def on(self, features: NDArray[np.int64]) -> MeasuredEffects:
+        """The same on some features."""
+        return replace(self, effect=self.effect[:, features], noise=self.noise[:, features], control=self.control[:, features])
+
 
 def shrunk(effect: NDArray, noise: NDArray) -> NDArray:
     """An effect (F) measured with this variance of error: less where it drowns, gene by gene and as a whole."""
@@ -134,7 +157,7 @@ class KrigedRule:
         key = level if known else np.asarray(control, dtype=np.float64).tobytes()
         if key in self._rules:
             return self._rules[key]
-        effects = np.array([self._effect(s, control) for s in range(len(self.measured.specs))])
+        effects = np.array([self._effect(s, level, control) for s in range(len(self.measured.specs))])
         rule = AdditiveRule.fit(MeanEffects(self.measured.specs, effects))
         rule = replace(rule, generic=_predictive(rule) * rule.generic)
         self._rules = {name: kept for name, kept in self._rules.items() if known or isinstance(name, tuple)}  # of strangers, the last
@@ -144,11 +167,11 @@ class KrigedRule:
     def effect(self, spec: ConditionSpec, level: Level, control: NDArray) -> NDArray[np.float64]:
         """Effect (F) of `spec` on controls with this mean: as measured (and shrunk) if it was, else the sum of its parts."""
         if spec in self._row:
-            value = self._effect(self._row[spec], control)
+            value = self._effect(self._row[spec], level, control)
         else:
             value = self.at(level, control)(spec)
             if len(spec.parts) > 1 and self._alone >= set(spec.parts):
-                value = self.interactions(value, np.array([self._average(part) for part in _parts(spec)]))
+                value = self.combinations(spec, value, np.array([self._average(part) for part in parts_of(spec)]))
         return value if self.floor is None else np.maximum(control + value, self.floor) - control
 
     @cached_property
@@ -164,32 +187,59 @@ class KrigedRule:
         return self.measured.effect[units].astype(np.float64).mean(0), self.measured.noise[units].astype(np.float64).mean(0) / units.sum()
 
     @cached_property
-    def interactions(self) -> Interactions:
-        """From combinations whose parts were all measured alone, each at its mean over contexts."""
+    def combinations(self) -> Combinations:
+        """What is learnt from combinations, each at its mean over contexts."""
         m = self.measured
-        combined = [i for i, spec in enumerate(m.specs) if len(spec.parts) > 1 and self._alone >= set(spec.parts)]
-        if not combined:
-            return Interactions.none()
-        row: dict[ConditionSpec, int] = {}
-        members = []
-        for i in combined:
-            members.append(tuple(row.setdefault(part, len(row)) for part in _parts(m.specs[i])))
+        effects, noise = (np.array(values) for values in zip(*(self._mean(i) for i in range(len(m.specs))), strict=True))
+        noise = noise.mean(1)
         errors: dict[str, list[float]] = {}
-        for i, spec in enumerate(m.specs):
+        for spec, error in zip(m.specs, noise, strict=True):
             if len(spec.parts) == 1:
-                errors.setdefault(spec.parts[0], []).append(float(self._mean(i)[1].mean()))
-        noise = [float(self._mean(i)[1].mean()) + sum(float(np.mean(errors[part])) for part in m.specs[i].parts) for i in combined]
-        effects = np.array([self._mean(i)[0] for i in combined])
-        return Interactions.fit(np.array([self._average(part) for part in row]), members, effects, np.array(noise))
+                errors.setdefault(spec.parts[0], []).append(float(error))
+        known = {part for spec in m.specs if len(spec.parts) > 1 for part in parts_of(spec) if part.parts[0] in self._alone}
+        parts = {part: (self._average(part), float(np.mean(errors[part.parts[0]]))) for part in sorted(known)}
+        return Combinations.fit(parts, m.specs, effects, noise)
 
-    def _effect(self, spec: int, control: NDArray) -> NDArray:
+    def _effect(self, spec: int, level: Level, control: NDArray) -> NDArray:
         """One measured condition in a context with these controls (F)."""
         m = self.measured
         units = np.flatnonzero(m.spec_of == spec)
         if len(units) == 1:
             return shrunk(m.effect[units[0]].astype(np.float64), m.noise[units[0]].astype(np.float64))
+        kriged, similar = self._two(spec, units, control)
+        if level in [m.levels[c] for c in m.level_of[units]]:
+            return kriged
+        return kriged + self.similarity[strong(kriged)] * (similar - kriged)
+
+    @cached_property
+    def similarity(self) -> NDArray[np.float64]:
+        """How far the most similar contexts are followed, for features with weak and with strong effects."""
+        m = self.measured
+        counts = np.bincount(m.spec_of)[m.spec_of]
+        units = np.flatnonzero(counts > FEWEST)
+        missed: tuple[list[NDArray], list[NDArray]] = ([], [])
+        beyond: tuple[list[NDArray], list[NDArray]] = ([], [])
+        for unit in units[np.unique(np.linspace(0, len(units) - 1, min(MOST_JUDGED, len(units))).astype(int))]:
+            spec = int(m.spec_of[unit])
+            others = np.setdiff1d(np.flatnonzero(m.spec_of == spec), unit)
+            kriged, similar = self._two(spec, others, m.control[m.level_of[unit]].astype(np.float64))
+            group = strong(kriged)
+            for g in (0, 1):
+                missed[g].append((m.effect[unit] - kriged)[group == g])
+                beyond[g].append((similar - kriged)[group == g])
+        return np.array([learnt_weight(missed[g], beyond[g]) for g in (0, 1)])
+
+    def _two(self, spec: int, units: NDArray, control: NDArray) -> tuple[NDArray, NDArray]:
+        """The effect (F) of a condition as kriged from `units`, and as in the most similar of their contexts."""
+        m = self.measured
         distance = np.sqrt(((m.control[m.level_of[units]] - control) ** 2).sum(1))
-        units = units[np.argsort(distance, kind="stable")[:MOST_CONTEXTS]]
+        nearest = np.argsort(distance, kind="stable")[:MOST_CONTEXTS]
+        units, distance = units[nearest], distance[nearest]
+        return self._kriged(spec, units, control), similar_mean(distance, m.effect[units].astype(np.float64))
+
+    def _kriged(self, spec: int, units: NDArray, control: NDArray) -> NDArray:
+        """The best linear prediction (F) from measured `units`."""
+        m = self.measured
         at = np.vstack([m.control[m.level_of[units]], control[None]])
         n = len(units)
         covariance = self._covariance(at)  # F x (n + 1) x (n + 1)
@@ -235,11 +285,6 @@ class KrigedRule:
             real = max(float(raw[spec].sum()), 0.0) / max(float(positive.sum()), 1e-12)  # 0 where noise explains it all
             result[spec] = real * (0.5 * positive + 0.5 * (slope[0] * size[spec] + slope[1] * error[spec]))
         return result
-
-
-def _parts(spec: ConditionSpec) -> list[ConditionSpec]:
-    """Its parts alone, at the doses and the time they have in it."""
-    return [ConditionSpec((part,), (dose,), spec.time) for part, dose in zip(spec.parts, spec.doses, strict=True)]
 
 
 def _predictive(rule: AdditiveRule) -> float:

@@ -16,6 +16,7 @@ from counterflow.data.screen import gene_positions
 from counterflow.errors import ConfigError, DataError, near
 from counterflow.evaluate.audit import audit_predictors
 from counterflow.evaluate.baselines import BASELINES
+from counterflow.evaluate.coverage import SaysHowSure, coverage
 from counterflow.evaluate.examples import Examples, chosen_units, example
 from counterflow.evaluate.metrics import METRICS
 from counterflow.evaluate.scoring import CEILING, DIAGNOSTICS, REPLICATE, SLOW, UnitScores, rank_scores, score_unit, self_test
@@ -113,6 +114,7 @@ def evaluate(
     scored: dict[int, UnitScores] = {}
     shown = {unit.number for unit in chosen_units(truth)}
     examples = []
+    sure = [coverage(one, adata, truth, seed).assign(method=name) for name, one in predictors.items() if isinstance(one, SaysHowSure)]
     classified = set(np.linspace(0, len(truth.units) - 1, min(MOST_CLASSIFIED, len(truth.units))).round().astype(int).tolist())
     for unit in truth.units:
         if progress is not None:
@@ -129,7 +131,13 @@ def evaluate(
         rows.insert(0, name, value)
     where = " ".join(filter(None, (dataset, split))) or "this table"
     notes = _notes(truth, genes, adata.n_vars, len(classified) if set(SLOW) & set(metrics) else len(truth.units))
-    return Table(rows, {where: self_test(truth, n_halvings, seed)}, notes=(*notes, *audited), examples=Examples.concat(examples))
+    intervals = pd.concat(filled, ignore_index=True) if (filled := [one for one in sure if "level" in one]) else pd.DataFrame()
+    for name, value in (("seed", seed), ("split", split), ("dataset", dataset)):
+        if len(intervals):
+            intervals.insert(0, name, value)
+    return Table(
+        rows, {where: self_test(truth, n_halvings, seed)}, notes=(*notes, *audited), examples=Examples.concat(examples), coverage=intervals
+    )
 
 
 def _check_names(predictors: Mapping[str, Predictor], metrics: Sequence[str], baselines: Sequence[str]) -> None:

@@ -154,6 +154,25 @@ def learning_curve(table: Table, metric: str) -> Figure:
     return figure
 
 
+def coverage_curve(table: Table) -> Figure:
+    """Nominal level of the intervals against the share of measured effects they hold: one line per model, one dot per condition."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 3.2), layout="constrained")
+    axis: Axes = figure.subplots()
+    axis.axline((0, 0), slope=1, color="#999", lw=0.8)
+    for (name, rows), colour in zip(table.coverage.groupby("method", sort=False), cycle(LINES)):
+        axis.scatter(rows["level"], rows["covered"], s=7, color=colour, alpha=0.25, linewidths=0)
+        means = rows.groupby("level")[["covered", "top_covered"]].mean()
+        axis.plot(means.index, means["covered"], color=colour, marker="o", ms=4, label=name)
+        axis.plot(means.index, means["top_covered"], color=colour, ls="--", lw=1)
+    axis.plot([], [], color="#444", ls="--", lw=1, label="genes of the largest predicted effects")
+    axis.set(xlabel="nominal level of the interval", ylabel="measured effects inside", xlim=(0.45, 1.0), ylim=(0.0, 1.02))
+    axis.legend(frameon=False, fontsize=7, loc="lower right")
+    axis.tick_params(labelsize=7)
+    return figure
+
+
 def shown_methods(table: Table, metric: str, most: int = 6) -> list[str]:
     """Models, then the best simple baseline: what an example is drawn for."""
     best = table.best_baseline(metric)

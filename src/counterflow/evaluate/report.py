@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from counterflow.evaluate.coverage import SHOWN_LEVEL, by_support
 from counterflow.evaluate.plots import (
+    coverage_curve,
     dot_plot,
     example_cells,
     example_effects,
@@ -52,6 +54,9 @@ def write_report(table: Table, file: str | os.PathLike[str], *, title: str = "Co
         thirds=_thirds(table, metrics),
         examples=_examples(table, metrics),
         curves=[(metric, _svg(learning_curve(table, metric))) for metric in metrics] if len(table.learning_curve) else [],
+        sure=by_support(table.coverage).to_dict("records") if len(table.coverage) else [],
+        sure_level=f"{SHOWN_LEVEL:.0%}",
+        sure_plot=_svg(coverage_curve(table)) if len(table.coverage) else "",
         metrics=metrics,
         self_tests=[(name, self_test_text(values)) for name, values in table.self_test.items()],
         notes=table.notes,
@@ -196,6 +201,18 @@ Red rows are models, the green row is the ceiling (one half of the real cells ag
 <div class="wide"><table><tr><th>effect</th><th>method</th>{% for name in metrics %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in thirds %}<tr class="{{ row.kind }}"><td>{{ row.third }}</td><td>{{ row.method }}</td>
 {% for v in row['values'] %}<td>{{ v }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endif %}
+{% if sure %}<h2>How sure the predictions are</h2>
+<p class="lead">Intervals of predicted effects, learnt on training conditions that were left out, against the effects measured on the
+held-out cells: the {{ sure_level }} interval should hold {{ sure_level }} of them. Top: the genes of the largest predicted effects. Width:
+to either side, in log expression. Not zero, beyond rule: genes whose interval leaves out no effect, and what the best simple rule
+says.</p>
+<div class="wide"><table><tr><th>conditions</th><th>method</th><th>number</th><th>covered</th><th>covered, top</th><th>width</th>
+<th>not zero</th><th>beyond rule</th></tr>
+{% for row in sure %}<tr><td>{{ row.which }}</td><td>{{ row.method }}</td><td>{{ row.conditions }}</td>
+<td>{{ '%.1f %%' | format(100 * row.covered) }}</td><td>{{ '%.1f %%' | format(100 * row.top_covered) }}</td>
+<td>{{ '%.3f' | format(row.width) }}</td><td>{{ '%.1f %%' | format(100 * row.excludes_zero) }}</td>
+<td>{{ '%.1f %%' | format(100 * row.beyond_baseline) }}</td></tr>{% endfor %}</table></div>
+<div class="wide">{{ sure_plot | safe }}</div>{% endif %}
 {% if costs %}<h2>Costs</h2><div class="wide"><table><tr>{% for key in costs[0] %}<th>{{ key }}</th>{% endfor %}</tr>
 {% for row in costs %}<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endif %}
 {% if scatters %}<h2>Condition by condition</h2>

@@ -44,6 +44,8 @@ class Table:
         Cells and effects of a few conditions, for plots.
     learning_curve
         Method, share and number of training conditions, metric -> value (filled by `compare`).
+    coverage
+        Whether intervals of predicted effects hold the measured ones; see `counterflow.evaluate.coverage`.
     """
 
     rows: pd.DataFrame
@@ -52,6 +54,7 @@ class Table:
     notes: tuple[str, ...] = ()
     examples: Examples = field(default_factory=Examples)
     learning_curve: pd.DataFrame = field(default_factory=pd.DataFrame)
+    coverage: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def metrics(self) -> list[str]:
@@ -244,9 +247,10 @@ class Table:
         (path / "summary.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         (path / "summary.md").write_text(self.to_markdown(), encoding="utf-8")
         self.examples.save(path)
-        (path / "learning_curve.csv").unlink(missing_ok=True)  # of an earlier table
-        if len(self.learning_curve):
-            self.learning_curve.to_csv(path / "learning_curve.csv", index=False, float_format="%.6g")
+        for name, frame in (("learning_curve", self.learning_curve), ("coverage", self.coverage)):
+            (path / f"{name}.csv").unlink(missing_ok=True)  # of an earlier table
+            if len(frame):
+                frame.to_csv(path / f"{name}.csv", index=False, float_format="%.6g")
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Table:
@@ -255,7 +259,7 @@ class Table:
         content = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         text = dict.fromkeys(("dataset", "split", "method", "kind", "condition", "context", "stratum", "third", "metric"), str)
         rows = pd.read_csv(path / "table.csv", dtype=text, keep_default_na=False, na_values={"value": [""]})
-        curve = path / "learning_curve.csv"
+        curve, intervals = path / "learning_curve.csv", path / "coverage.csv"
         return cls(
             rows,
             content["self_test"],
@@ -263,6 +267,7 @@ class Table:
             tuple(content["notes"]),
             Examples.load(path),
             pd.read_csv(curve) if curve.exists() else pd.DataFrame(),
+            _read_coverage(intervals) if intervals.exists() else pd.DataFrame(),
         )
 
     def _repr_markdown_(self) -> str:
@@ -281,7 +286,14 @@ def concat(tables: Iterable[Table]) -> Table:
     spent = pd.concat(costs, ignore_index=True) if costs else pd.DataFrame()
     curves = [table.learning_curve for table in tables if len(table.learning_curve)]
     curve = curves[0] if len(curves) == 1 else pd.DataFrame()
-    return Table(rows, self_test, spent, notes, Examples.concat(table.examples for table in tables), curve)
+    sure = [table.coverage for table in tables if len(table.coverage)]
+    intervals = pd.concat(sure, ignore_index=True).drop_duplicates(ignore_index=True) if sure else pd.DataFrame()
+    return Table(rows, self_test, spent, notes, Examples.concat(table.examples for table in tables), curve, intervals)
+
+
+def _read_coverage(file: Path) -> pd.DataFrame:
+    text = dict.fromkeys(("dataset", "split", "method", "condition", "context", "support"), str)
+    return pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"split_half": [""], "beyond_baseline": [""]})
 
 
 def badness(metric: str, values: np.ndarray) -> np.ndarray:
