@@ -36,14 +36,27 @@ from counterflow.flow.path import Prediction
 from counterflow.footprint import Footprint, check_memory, footprint
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
-from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, displaced, made_by, new_cells, stack, to_anndata
+from counterflow.prediction import (
+    Blocks,
+    Correction,
+    Sampling,
+    blocks_of,
+    counterfactual,
+    describe_rows,
+    displaced,
+    made_by,
+    new_cells,
+    occurrences,
+    stack,
+    to_anndata,
+)
 from counterflow.recentring import Origins, Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
 from counterflow.requests import check_library, check_n_cells, kinds_by_label, matching_rows, requested_specs, support_labels, trusted
 from counterflow.resuming import planned_steps
 from counterflow.spaces.base import StateSpace
-from counterflow.spaces.counts import distinct_names
+from counterflow.spaces.counts import cell_seeds, distinct_names
 from counterflow.types import ConditionIds, ConditionSpec
 
 if TYPE_CHECKING:
@@ -428,28 +441,76 @@ class CounterFlow:
         A cell comes out alike in any company, but where the model keeps no control cells of its context (a new donor, or
         ``keep_controls=0``): there the means are set on the given cells together.
         """
-        self._check_trained()
         how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed, decoder)
+        return stack(list(self._predicted(adata, conditions, n_cells, how, on_unknown, missing_genes, compile, None)), self.setup)
+
+    def predict_in_blocks(
+        self,
+        adata: AnnData | None = None,
+        conditions: str | Sequence[str] | pd.DataFrame | None = None,
+        *,
+        n_cells: int | None = None,
+        sampling: Sampling | None = None,
+        on_unknown: Literal["error", "mean"] = "error",
+        missing_genes: Literal["error", "zero"] = "error",
+        compile: bool = False,
+        cells_per_block: int = 4096,
+        progress: bool = True,
+    ) -> Iterator[AnnData]:
+        """The cells of `predict`, to the bit, some at a time: as many as are wanted, in bounded memory.
+
+        Parameters
+        ----------
+        adata, conditions, n_cells, on_unknown, missing_genes, compile
+            As in `predict`.
+        sampling
+            Solver, steps, guidance, seed and decoder; ``None``: the defaults of `predict`.
+        cells_per_block
+            At most so many cells of one condition come together.
+        progress
+            Show a bar with the time left, where somebody watches.
+        """
+        how, most = sampling or Sampling(), Blocks(cells_per_block, progress)
+        return self._predicted(adata, conditions, n_cells, how, on_unknown, missing_genes, compile, most)
+
+    def _predicted(
+        self,
+        adata: AnnData | None,
+        conditions: str | Sequence[str] | pd.DataFrame | None,
+        n_cells: int | None,
+        how: Sampling,
+        on_unknown: str,
+        missing_genes: str,
+        compile: bool,
+        most: Blocks | None,
+    ) -> Iterator[AnnData]:
+        self._check_trained()
         how.resolve(self.config["source"])
-        decoder = how.decode_by(self.space.decoder, self.rule is not None)
-        how = replace(how, decoder=decoder)
+        how = replace(how, decoder=how.decode_by(self.space.decoder, self.rule is not None))
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
         cells, obs, var = self._controls(adata, missing_genes)
         names, cells = cells.cells, replace(cells, cells=distinct_names(cells.cells))
-        blocks, origins = [], self._origins()
-        for i, spec in enumerate(specs):
+        origins, asked = self._origins(), []
+        for i in range(len(specs)):
             rows = matching_rows(obs, dict(table.iloc[i]))
             if n_cells is not None:
-                draw = np.random.default_rng([seed, 1])
+                draw = np.random.default_rng([how.seed, 1])
                 rows = np.sort(np.concatenate([draw.permutation(rows) for _ in range(-(-n_cells // len(rows)))])[:n_cells])
-            some = cells.rows(rows)
-            support = support_labels(spec, some, self.vocabulary)
+            asked.append(rows)
+        uns = made_by(self.config, how, specs, self.setup)
+        for i, part in blocks_of([len(rows) for rows in asked], most):
+            if part.start == 0:
+                rows, some = asked[i], cells.rows(asked[i])
+                support = support_labels(specs[i], some, self.vocabulary)
+                correction = self._correction(specs[i], some, support, origins, how, calibrated=how.decoder == "calibrated")
+                seeds, again = cell_seeds(some.cells), occurrences([names[row] for row in rows])
+            here, fewer = np.arange(part.start, part.stop), replace(correction, group=correction.group[part])
             with compiled(self.module.backbone, compile):
-                counts, expected = self._counterfactual(spec, some, support, origins, how, decoder)
-            named = describe_rows(obs.iloc[rows], spec, self.setup, [names[row] for row in rows], support)
-            blocks.append(to_anndata(counts, expected, some.library, named, var, made_by(self.config, how, specs, self.setup)))
-        return stack(blocks, self.setup)
+                counts, expected = self._counterfactual(specs[i], some.rows(here), fewer, how, seeds[part])
+            called = [names[row] for row in rows[part]]
+            named = describe_rows(obs.iloc[rows[part]], specs[i], self.setup, called, support[part], again[part])
+            yield to_anndata(counts, expected, some.library[part], named, var, uns)
 
     def predict_effect(
         self,
@@ -533,19 +594,19 @@ class CounterFlow:
                 some = controls.rows(np.tile(rows, -(-n_cells // len(rows))))  # counts are drawn: a mean of few draws is noisy
                 some = replace(some, cells=distinct_names(some.cells))
                 support = support_labels(spec, some, self.vocabulary)
-                counts, _ = self._counterfactual(spec, some, support, origins, how, decoder)
+                correction = self._correction(spec, some, support, origins, how, calibrated=decoder == "calibrated")
+                counts, _ = self._counterfactual(spec, some, correction, how, cell_seeds(some.cells))
                 label = max(set(support), key=support.count)
                 kind = kinds_by_label(spec, self.vocabulary)[label]
                 yield effect_of(spec, some, counts, label, kind, genes, self.intervals, cells)
 
     def _counterfactual(
-        self, spec: ConditionSpec, cells: Screen, support: Sequence[str], origins: Origins, how: Sampling, decoder: str
+        self, spec: ConditionSpec, cells: Screen, correction: Correction, how: Sampling, seeds: np.ndarray
     ) -> tuple[sparse.csr_matrix, np.ndarray]:
         """Counts and expectation of control `cells` under `spec`."""
-        correction = self._correction(spec, cells, support, origins, how, calibrated=decoder == "calibrated")
         ids, factual = self._ids(spec, cells), self._ids(ConditionSpec(), cells)
         device = next(self.module.parameters()).device
-        return counterfactual(self.module, self.space, cells, ids, factual, correction, how, decoder, device)
+        return counterfactual(self.module, self.space, cells, ids, factual, correction, how, seeds, device)
 
     def generate(
         self,
@@ -571,6 +632,31 @@ class CounterFlow:
         seed
             Of everything random.
         """
+        return stack(list(self._generated(conditions, n_cells, covariates, seed, n_steps, None)), self.setup)
+
+    def generate_in_blocks(
+        self,
+        conditions: str | Sequence[str] | pd.DataFrame,
+        n_cells: int,
+        *,
+        covariates: dict[str, str] | None = None,
+        seed: int = 0,
+        n_steps: int = 20,
+        cells_per_block: int = 4096,
+        progress: bool = True,
+    ) -> Iterator[AnnData]:
+        """The cells of `generate`, to the bit, some at a time; see `predict_in_blocks`."""
+        return self._generated(conditions, n_cells, covariates, seed, n_steps, Blocks(cells_per_block, progress))
+
+    def _generated(
+        self,
+        conditions: str | Sequence[str] | pd.DataFrame,
+        n_cells: int,
+        covariates: dict[str, str] | None,
+        seed: int,
+        n_steps: int,
+        most: Blocks | None,
+    ) -> Iterator[AnnData]:
         self._check_trained()
         how = Sampling(n_steps=n_steps, seed=seed, decoder="round" if self.space.decoder == "round" else "sample")
         how.resolve(self.config["source"])
@@ -582,24 +668,22 @@ class CounterFlow:
                 raise ConfigError(f"covariates has {key!r}, which setup_anndata did not name: {near(key, obs.columns)}")
             table[key] = level
         device, origins = next(self.module.parameters()).device, self._origins()
-        blocks = []
-        for i, spec in enumerate(specs):
-            rows = matching_rows(obs, dict(table.iloc[i]))
-            draw = np.random.default_rng([seed, 2])
-            rows = draw.choice(rows, n_cells)
-            some = cells.rows(rows)
-            library = self.reference.draw_libraries(some, seed)
-            support = support_labels(spec, some, self.vocabulary)
-            correction = self._correction(
-                spec, some, support, origins, how, calibrated=self.rule is not None and self.space.decoder == "transport"
-            )
-            counts, expected = new_cells(self.module, self.space, some, library, self._ids(spec, some), correction, how, device)
-            first = n_cells * specs[:i].count(spec)  # asked for in another context before
-            named = describe_rows(obs.iloc[rows], spec, self.setup, [f"new{first + n}" for n in range(n_cells)], support)
-            blocks.append(
-                to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, made_by(self.config, how, specs, self.setup))
-            )
-        return stack(blocks, self.setup)
+        calibrated = self.rule is not None and self.space.decoder == "transport"
+        uns, asked = made_by(self.config, how, specs, self.setup), [matching_rows(obs, dict(table.iloc[i])) for i in range(len(specs))]
+        for i, part in blocks_of([n_cells] * len(specs), most):
+            if part.start == 0:
+                rows = np.random.default_rng([seed, 2]).choice(asked[i], n_cells)
+                some = cells.rows(rows)
+                library, seeds = self.reference.draw_libraries(some, seed), cell_seeds(some.cells)
+                support = support_labels(specs[i], some, self.vocabulary)
+                correction = self._correction(specs[i], some, support, origins, how, calibrated=calibrated)
+                first = n_cells * specs[:i].count(specs[i])  # asked for in another context before
+            start, fewer = some.rows(np.arange(part.start, part.stop)), replace(correction, group=correction.group[part])
+            ids = self._ids(specs[i], start)
+            counts, expected = new_cells(self.module, self.space, start, library[part], ids, fewer, how, seeds[part], device)
+            called = [f"new{first + n}" for n in range(part.start, part.stop)]
+            named = describe_rows(obs.iloc[rows[part]], specs[i], self.setup, called, support[part], np.zeros(len(called), dtype=np.int64))
+            yield to_anndata(counts, expected, library[part], named.drop(columns="source_cell"), var, uns)
 
     def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
         """States of cells (n x S) in the space of the flow; ``None``: the training AnnData."""

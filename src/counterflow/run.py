@@ -231,11 +231,12 @@ def versions() -> dict[str, str]:
 
 def fingerprint(adata: AnnData, setup: Setup, path: str) -> dict[str, Any]:
     """What identifies the data of a run: declared columns, names, and the sums over cells and genes (cheap; not every value)."""
+    from counterflow.data.labels import texts
     from counterflow.data.screen import read_counts
     from counterflow.data.source import batches
 
     digest = hashlib.sha256(json.dumps([list(map(str, adata.var_names)), sorted(setup.obs_keys)]).encode())
-    obs = adata.obs[list(setup.obs_keys)].astype(str)
+    obs = pd.DataFrame({key: texts(adata.obs[key]) for key in setup.obs_keys}, index=adata.obs.index)
     digest.update(pd.util.hash_pandas_object(obs, index=True).to_numpy().tobytes())
     counts, _ = read_counts(adata, setup)
     of_cells, of_genes = np.zeros(counts.shape[0]), np.zeros(counts.shape[1])

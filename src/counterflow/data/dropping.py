@@ -9,7 +9,7 @@ import pandas as pd
 
 from counterflow.data.matrix import as_csr, raw_matrix
 from counterflow.data.stored import is_stored, stored
-from counterflow.errors import DataError
+from counterflow.errors import DataError, warn
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,9 +47,9 @@ def kept_cells(adata: AnnData, setup: Setup | None = None) -> AnnData:
     if keep.all():
         return adata
     if is_stored(adata, setup.layer):
-        raise DataError(
-            f"{int((~keep).sum())} cells would be left out (drop_missing, drop_empty_cells), which cannot be done to a file that stays on "
-            "disk: write a file without them, or read it into memory"
+        warn(
+            f"{int((~keep).sum())} cells are left out: the others are read into memory (write a file without these to leave it on disk)",
+            above=2,
         )
     return adata[keep].to_memory() if adata.isbacked else adata[keep].copy()
 

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import sparse
 
 from counterflow.data.dropping import kept_cells, missing_values
-from counterflow.data.labels import distinct_rows, parts
+from counterflow.data.labels import distinct_rows, parts, texts
 from counterflow.data.matrix import as_csr, counts_from_log1p, log_normalised, matrix_problems, place
 from counterflow.data.source import BATCH
 from counterflow.data.stored import is_stored, layer_problem, library_sizes, stored, stored_problems
@@ -192,7 +192,7 @@ def _without(setup: Setup, bad: set[str]) -> Setup:
 
 
 def _control_problems(adata: AnnData, setup: Setup, *, contexts_readable: bool) -> list[str]:
-    labels = adata.obs[setup.perturbation_key].astype(str)
+    labels = texts(adata.obs[setup.perturbation_key])
     control = is_control_mask(labels, setup)
     if not control.any():
         counts = labels.value_counts()
@@ -223,7 +223,7 @@ def numeric_problems(adata: AnnData, setup: Setup) -> list[str]:
     for option, key in (("time_key", setup.time_key), ("library_size_key", setup.library_size_key)):
         if key is None:
             continue
-        values = pd.to_numeric(adata.obs[key].astype(str), errors="coerce").to_numpy()
+        values = pd.to_numeric(texts(adata.obs[key]), errors="coerce").to_numpy()
         bad = ~np.isfinite(values) | (values < 0)
         if bad.any():
             example = adata.obs[key].to_numpy()[bad][0]
@@ -241,11 +241,11 @@ def numeric_problems(adata: AnnData, setup: Setup) -> list[str]:
 def _split_problems(adata: AnnData, setup: Setup, *, contexts_readable: bool) -> list[str]:
     if setup.split_key is None:
         return []
-    levels = adata.obs[setup.split_key].astype(str)
+    levels = texts(adata.obs[setup.split_key])
     odd = sorted(set(levels) - set(SPLIT_LEVELS))
     if odd:
         return [f"split_key={setup.split_key!r} may hold 'train', 'val' and 'test' only, found {odd[0]!r}"]
-    train, control = levels == "train", is_control_mask(adata.obs[setup.perturbation_key].astype(str), setup)
+    train, control = levels == "train", is_control_mask(texts(adata.obs[setup.perturbation_key]), setup)
     if not (train & control).any() or not (train & ~control).any():
         return [f"split_key={setup.split_key!r} leaves no {'control' if not (train & control).any() else 'perturbed'} cell in 'train'"]
     if setup.match_keys and contexts_readable:
@@ -286,7 +286,7 @@ def layer_problems(adata: AnnData, setup: Setup) -> list[str]:
 
 def _variation_problems(adata: AnnData, setup: Setup) -> list[str]:
     """Training cells that are all the same; of an AnnData without other problems."""
-    train = np.ones(adata.n_obs, dtype=bool) if setup.split_key is None else (adata.obs[setup.split_key].astype(str) == "train").to_numpy()
+    train = np.ones(adata.n_obs, dtype=bool) if setup.split_key is None else (texts(adata.obs[setup.split_key]) == "train").to_numpy()
     if is_stored(adata, setup.layer):
         return _same_everywhere(adata, setup, np.flatnonzero(train))
     csr = as_csr(adata, setup.layer)[train]
@@ -321,8 +321,8 @@ def _sameness(n_cells: int, setup: Setup) -> str:
 
 def is_control_mask(labels: pd.Series, setup: Setup) -> np.ndarray:
     """True where a label has no perturbation left once the control's name is taken out."""
-    empty = {label: not parts(label, setup.delimiter, setup.control) for label in labels.unique()}
-    return labels.map(empty).to_numpy(dtype=bool)
+    codes, distinct = pd.factorize(labels)
+    return np.array([not parts(label, setup.delimiter, setup.control) for label in distinct], dtype=bool)[codes]
 
 
 def parse_doses(value: object, n_parts: int, setup: Setup) -> tuple[float, ...]:

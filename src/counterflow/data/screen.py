@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from counterflow.data.dropping import missing_values
-from counterflow.data.labels import distinct_rows, parts
+from counterflow.data.labels import distinct_rows, parts, texts
 from counterflow.data.ledger import CellKeys
 from counterflow.data.matrix import as_csr, counts_from_log1p
 from counterflow.data.schema import (
@@ -123,9 +123,13 @@ def read_screen(adata: AnnData, setup: Setup, genes: Sequence[str] | None = None
         condition=np.array([code[spec] for spec in specs], dtype=np.int32)[condition],
         contexts=contexts,
         context=context,
-        covariates=adata.obs[list(setup.covariate_keys)].astype(str),
+        covariates=_covariates(adata.obs, setup),
         split=_splits(adata.obs, setup),
     )
+
+
+def _covariates(obs: pd.DataFrame, setup: Setup) -> pd.DataFrame:
+    return pd.DataFrame({key: texts(obs[key]) for key in setup.covariate_keys}, index=obs.index)
 
 
 def _splits(obs: pd.DataFrame, setup: Setup) -> np.ndarray:
@@ -159,7 +163,7 @@ def read_cells(
     raise_problems([*found, *layer_problems(adata, replace(setup, library_size_key=None))], "these cells cannot be used")
     positions = np.arange(adata.n_obs)
     if controls_only and setup.perturbation_key in adata.obs:
-        positions = np.flatnonzero(is_control_mask(adata.obs[setup.perturbation_key].astype(str), setup))
+        positions = np.flatnonzero(is_control_mask(texts(adata.obs[setup.perturbation_key]), setup))
         if not len(positions):
             raise DataError(
                 f"none of these cells is a control ({setup.perturbation_key} = {setup.control!r}): predictions start from control cells"
@@ -177,7 +181,7 @@ def read_cells(
         np.zeros(n, dtype=np.int32),
         contexts,
         context,
-        obs[list(setup.covariate_keys)].astype(str),
+        _covariates(obs, setup),
         np.full(n, "train"),
     )
     return screen, positions
