@@ -17,6 +17,7 @@ from torch import Tensor
 from counterflow.data.screen import Screen
 from counterflow.effects.kinds import kind_of
 from counterflow.effects.kriging import KrigedRule
+from counterflow.effects.moments import pairs_of
 from counterflow.recentring import Trust
 from counterflow.types import ConditionSpec
 
@@ -89,7 +90,7 @@ def judge(
     everything = not (kept & ~screen.is_control).any()
     measured = frozenset(screen.conditions[code] for code in np.unique(screen.condition[kept]))
     met = set(np.unique(screen.context[kept & ~screen.is_control]))
-    units = sorted(set(zip(screen.condition[judged].tolist(), screen.context[judged].tolist(), strict=True)))
+    units = pairs_of(screen.condition[judged], screen.context[judged])
     for code, context in (units[i] for i in np.unique(np.linspace(0, len(units) - 1, min(MOST_JUDGED, len(units))).astype(int))):
         spec = screen.conditions[code]
         target = states(_some(np.flatnonzero(judged & (screen.condition == code) & (screen.context == context)), MOST_CELLS))
