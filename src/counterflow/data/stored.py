@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import warnings
 from hashlib import blake2b
 from pathlib import Path
@@ -103,15 +104,13 @@ def warn_of_place(adata: AnnData, setup: Setup) -> None:
     """Reading an h5ad in place takes much longer than reading the cache: say so, and what to do."""
     if not is_stored(adata, setup.layer) or not isinstance(stored(adata, setup).store, H5Store):
         return
-    options = {"perturbation_key": setup.perturbation_key, "control": setup.control, "layer": setup.layer}
-    given = " ".join(f"--setup.{name} {value!r}" for name, value in options.items() if value is not None)
-    if setup.matrix_state != "counts":
-        given += f" --setup.matrix_state {setup.matrix_state}"
-    if setup.match_keys:
-        given += f" --setup.match_keys '{json.dumps(list(setup.match_keys))}'"
+    words = ["counterflow", "convert", os.fspath(adata.filename)]
+    for name, value in setup.to_dict().items():
+        if name != "split_key" and value not in (None, [], False, "counts", "+"):
+            words += [f"--setup.{name}", json.dumps(value) if isinstance(value, list | bool) else str(value)]
     warn(
         f"cells are read from {Path(adata.filename).name!r} in place, which takes many times as long as from its cache; make that once: "
-        f"counterflow convert {os.fspath(adata.filename)} {given}",
+        + shlex.join(words),
         above=3,
     )
 
