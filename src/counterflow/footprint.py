@@ -12,7 +12,7 @@ from counterflow.errors import ConfigError
 LIBRARIES = 600 * 2**20  # torch, Lightning and what they bring, loaded
 _SPARSE = 8  # bytes of a stored value and its column
 _COPIES = 4  # of the sparse matrix: as read, as counts, and twice on the way to log1p
-_PER_CELL = 700  # of a file that stays on disk: names, columns, where a cell is, what it is known by
+_PER_CELL = 250  # of a file that stays on disk: names, columns, where a cell is, what it is known by
 _BLOCKS = 200 * 2**20  # of its cells, read one after the other
 _DECODER = 120 * 2**20  # the Poisson decoder of pca, on at most 5,000 cells
 _PER_WEIGHT = 4 * 5  # weight, gradient, two moments of the optimiser, average
