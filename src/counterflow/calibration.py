@@ -17,6 +17,7 @@ from torch import Tensor
 from counterflow.data.screen import Screen
 from counterflow.effects.kinds import kind_of
 from counterflow.effects.kriging import KrigedRule
+from counterflow.effects.moments import pairs_of
 from counterflow.recentring import Trust
 from counterflow.types import ConditionSpec
 
@@ -24,6 +25,7 @@ _FOLDS, _OF = 2, 3  # conditions are dealt into three parts; two of them are lef
 _FEWEST = 3  # eligible conditions of a kind
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the spread
 _COMPARED = 256  # cells
+MOST_CELLS = 16384  # of a condition or the controls of a context, whose mean is taken
 MOST_JUDGED = 64  # conditions and contexts of a fit, evenly chosen: enough to tell a weight
 
 
@@ -88,15 +90,15 @@ def judge(
     everything = not (kept & ~screen.is_control).any()
     measured = frozenset(screen.conditions[code] for code in np.unique(screen.condition[kept]))
     met = set(np.unique(screen.context[kept & ~screen.is_control]))
-    units = sorted(set(zip(screen.condition[judged].tolist(), screen.context[judged].tolist(), strict=True)))
+    units = pairs_of(screen.condition[judged], screen.context[judged])
     for code, context in (units[i] for i in np.unique(np.linspace(0, len(units) - 1, min(MOST_JUDGED, len(units))).astype(int))):
         spec = screen.conditions[code]
-        target = states(np.flatnonzero(judged & (screen.condition == code) & (screen.context == context)))
-        controls = np.flatnonzero(screen.is_control & (screen.context == context))
+        target = states(_some(np.flatnonzero(judged & (screen.condition == code) & (screen.context == context)), MOST_CELLS))
+        controls = _some(np.flatnonzero(screen.is_control & (screen.context == context)), MOST_CELLS)
         if min(len(target), len(controls)) < 2:
             continue
         here = states(controls).double().mean(0).numpy()
-        control_rows = controls[np.linspace(0, len(controls) - 1, min(_COMPARED, len(controls))).astype(int)]
+        control_rows = _some(controls, _COMPARED)
         control = states(control_rows)
         moved = displacement(control_rows, spec)
         by_rule = rule.effect(spec, screen.contexts[context], here)
@@ -107,6 +109,11 @@ def judge(
         distance = tuple(_energy(centred[0] + share * around, centred[1]) for share in SHARES)
         kind = "seen" if everything else "context" if context not in met or spec in measured else kind_of(spec, measured)
         yield Judged(kind, float(missed @ beyond), float(beyond @ beyond), distance)
+
+
+def _some(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many, evenly chosen."""
+    return rows[np.linspace(0, len(rows) - 1, most).astype(int)] if len(rows) > most else rows
 
 
 def _energy(a: Tensor, b: Tensor) -> float:

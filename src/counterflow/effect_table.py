@@ -12,6 +12,7 @@ from scipy import sparse
 
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, describe
+from counterflow.data.source import whole
 from counterflow.effects.intervals import Certainty, Intervals
 from counterflow.effects.kriging import KrigedRule
 from counterflow.effects.leaving_out import SIMPLE, simple_effects
@@ -65,7 +66,7 @@ def effect_of(
 
     `rule`: on genes; `cells`: how many cells the effect would be measured on (see `Intervals.noise`).
     """
-    before, after = (_moments(log_normalise(of, controls.library)) for of in (controls.counts, counts))
+    before, after = (_moments(log_normalise(of, controls.library)) for of in (whole(controls.counts), counts))
     effect = after[0] - before[0]
     level = controls.contexts[controls.context[0]]
     simple = {} if rule is None or not spec.parts else dict(zip(SIMPLE, (*simple_effects(rule), rule.anchor(spec)), strict=True))

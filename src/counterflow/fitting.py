@@ -17,10 +17,12 @@ from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.sampler import Sampler, build_groups
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, describe
+from counterflow.data.source import batches, enough, in_memory, take_rows, whole
 from counterflow.data.split_file import SEPARATOR
 from counterflow.effects.intervals import Intervals
 from counterflow.effects.kriging import KrigedRule, MeasuredEffects
 from counterflow.effects.leaving_out import LeftOut, halves, leave_out
+from counterflow.effects.moments import pairs_of
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.types import ConditionIds, ConditionSpec
 
@@ -40,10 +42,7 @@ def vocabulary_of(screen: Screen, setup: Setup, featured: tuple[str, ...]) -> Vo
         seen=frozenset(seen),
         covariates=covariates,
         perturbed_levels=met,
-        measured=frozenset(
-            (screen.conditions[code], screen.contexts[c])
-            for code, c in set(zip(screen.condition.tolist(), screen.context.tolist(), strict=True))
-        ),
+        measured=frozenset((screen.conditions[code], screen.contexts[c]) for code, c in pairs_of(screen.condition, screen.context)),
     )
 
 
@@ -53,6 +52,7 @@ _ENOUGH_FEATURED = 3  # with fewer measured entities that have features, nothing
 def fit_features(features: str | pd.DataFrame, cells: Screen, seed: int, ledger: Ledger) -> pd.DataFrame:
     """What is known of a perturbation before it was measured: handed in, or learnt from the controls among the training cells."""
     controls = cells.rows(cells.is_control)
+    controls = controls.rows(enough(len(controls.cells), len(cells.genes), seed))
     if isinstance(features, pd.DataFrame):
         check_names(features, {part for code in np.unique(cells.condition) for part in cells.conditions[code].parts}, _ENOUGH_FEATURED)
     if isinstance(features, pd.DataFrame) and "fitted_on" in features.attrs:
@@ -63,29 +63,48 @@ def fit_features(features: str | pd.DataFrame, cells: Screen, seed: int, ledger:
         )
     elif features == "coexpression":
         ledger.record("features", controls.keys)
-    return feature_table(features, log_normalise(controls.counts, controls.library), cells.genes, seed=seed)
+    return feature_table(features, log_normalise(whole(controls.counts), controls.library), cells.genes, seed=seed)
 
 
 def fit_space(space: StateSpace, cells: Screen, seed: int, ledger: Ledger) -> None:
-    """The space, learnt from training cells."""
-    ledger.record("space", cells.keys)
-    space.fit(cells.counts, cells.library, seed=seed)
+    """The space, learnt from training cells: all of them, or 50,000 chosen at random."""
+    some = cells.rows(enough(len(cells.cells), len(cells.genes), seed))
+    ledger.record("space", some.keys)
+    space.fit(whole(some.counts), some.library, seed=seed)
 
 
 def states_of(screen: Screen, space: StateSpace) -> Callable[[np.ndarray], Tensor]:
-    """Rows -> states: a look-up when they fit in memory, else encoded on demand."""
-    if 4 * len(screen.cells) * int(np.prod(space.state_shape)) <= _LOOK_UP_BYTES:
-        states = space.encode(screen.counts, screen.library)
+    """Rows -> states: a look-up when cells and states fit in memory, else encoded on demand."""
+    if in_memory(screen.counts) and 4 * len(screen.cells) * int(np.prod(space.state_shape)) <= _LOOK_UP_BYTES:
+        states = space.encode(whole(screen.counts), screen.library)
         return lambda rows: states[torch.from_numpy(rows)]
     return lambda rows: space.encode(screen.counts[rows], screen.library[rows])
+
+
+def encoded(space: StateSpace, cells: Screen) -> np.ndarray:
+    """States of all cells (n x S)."""
+    if in_memory(cells.counts):
+        return space.encode(whole(cells.counts), cells.library).numpy()
+    states = np.empty((len(cells.cells), *space.state_shape), dtype=np.float32)
+    for rows in batches(cells.counts):
+        states[rows] = space.encode(cells.counts[rows], cells.library[rows]).numpy()
+    return states
+
+
+def exposures(space: StateSpace, cells: Screen) -> np.ndarray:
+    """What the rates of each cell are multiplied with (n)."""
+    if in_memory(cells.counts):
+        return space.exposure(whole(cells.counts), cells.library)
+    found = np.empty(len(cells.cells), dtype=np.float32)
+    for rows in batches(cells.counts):
+        found[rows] = space.exposure(cells.counts[rows], cells.library[rows])
+    return found
 
 
 def fit_rule(screen: Screen, states: Callable[[np.ndarray], Tensor], ledger: Ledger) -> KrigedRule:
     """The rule in state space, from training cells."""
     ledger.record("rule", screen.keys)
-    return KrigedRule(
-        MeasuredEffects.measure(lambda rows: states(rows).numpy(), screen.conditions, screen.condition, screen.contexts, screen.context)
-    )
+    return KrigedRule(_effects(screen, lambda rows: states(rows).numpy(), np.arange(len(screen.cells))))
 
 
 def fit_gene_rule(screen: Screen, ledger: Ledger) -> KrigedRule:
@@ -100,7 +119,13 @@ def _gene_effects(screen: Screen, rows: np.ndarray) -> MeasuredEffects:
     def expression(some: np.ndarray) -> sparse.csr_matrix:
         return log_normalise(screen.counts[rows[some]], screen.library[rows[some]])
 
-    return MeasuredEffects.measure(expression, screen.conditions, screen.condition[rows], screen.contexts, screen.context[rows])
+    return _effects(screen, expression, rows)
+
+
+def _effects(screen: Screen, values: Callable[[np.ndarray], np.ndarray | sparse.csr_matrix], rows: np.ndarray) -> MeasuredEffects:
+    """Of some cells, group after group; of a file, in the order in which it is read best."""
+    blocks = None if in_memory(screen.counts) else batches(take_rows(screen.counts, rows))
+    return MeasuredEffects.measure(values, screen.conditions, screen.condition[rows], screen.contexts, screen.context[rows], blocks)
 
 
 def fit_intervals(screen: Screen, measured: MeasuredEffects, seed: int, ledger: Ledger) -> Intervals:
@@ -152,17 +177,16 @@ def training_steps(
     stop: int,
 ) -> StepDataset:
     """The batches of a fit. `shift` is taken off every target: what a rule explains, the flow need not learn."""
-    control = np.flatnonzero(screen.is_control)
+    control = np.flatnonzero(screen.is_control).astype(np.int32)
     first = len(screen.conditions)
     zero = nothing_yet(screen, setup) if anchors else ()
-    condition = np.concatenate([screen.condition, *(np.full(len(control), first + i) for i in range(len(zero)))])
-    rows = np.concatenate([np.arange(len(screen.cells)), *([control] * len(zero))])
+    condition = np.concatenate([screen.condition, *(np.full(len(control), first + i, dtype=np.int32) for i in range(len(zero)))])
+    rows = np.concatenate([np.arange(len(screen.cells), dtype=np.int32), *([control] * len(zero))])
     names = [SEPARATOR.join(level) for level in screen.contexts]
     groups = build_groups(condition, screen.context[rows], condition == 0, rows, context_names=names, match_keys=setup.match_keys)
     specs = (*screen.conditions, *zero)
-    levels = {key: list(screen.covariates[key]) for key in vocabulary.covariates}
-    covariates = vocabulary.ids([ConditionSpec()] * len(screen.cells), levels).covariates
-    cells = Cells(states, torch.from_numpy(screen.library), covariates)
+    covariates = vocabulary.levels(screen.covariates, len(screen.cells))
+    cells = Cells(states, torch.from_numpy(screen.library), covariates, on_disk=not in_memory(screen.counts))
     ids = vocabulary.ids(specs, {key: [""] * len(specs) for key in vocabulary.covariates})
     if shift is None:
         table = torch.zeros(len(specs), *states(np.arange(1)).shape[1:])

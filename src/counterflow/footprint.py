@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from counterflow.data.source import enough
 from counterflow.errors import ConfigError
 
 LIBRARIES = 600 * 2**20  # torch, Lightning and what they bring, loaded
 _SPARSE = 8  # bytes of a stored value and its column
 _COPIES = 4  # of the sparse matrix: as read, as counts, and twice on the way to log1p
+_PER_CELL = 250  # of a file that stays on disk: names, columns, where a cell is, what it is known by
+_BLOCKS = 200 * 2**20  # of its cells, read one after the other
 _DECODER = 120 * 2**20  # the Poisson decoder of pca, on at most 5,000 cells
 _PER_WEIGHT = 4 * 5  # weight, gradient, two moments of the optimiser, average
 _LOOK_UP = 2 * 2**30  # larger states are encoded batch by batch
@@ -34,20 +37,34 @@ class Footprint:
 
 
 def footprint(
-    n_cells: int, n_genes: int, n_values: int, *, space: str, state_size: int, n_weights: int = 10**6, batch: int = 128 * 2**20
+    n_cells: int, n_genes: int, n_values: int | None, *, space: str, state_size: int, n_weights: int = 10**6, batch: int = 128 * 2**20
 ) -> Footprint:
-    """What a fit needs; `n_values` are the stored values of the matrix, `batch` what a training step keeps for its backward pass."""
-    dense = 4 * n_cells * n_genes
-    fitted = {"pca": dense + _DECODER, "raw": 0}.get(space, dense)
-    states = 4 * n_cells * state_size
+    """What a fit needs.
+
+    Parameters
+    ----------
+    n_values
+        The stored values of the matrix; ``None``: they stay on disk.
+    batch
+        What a training step keeps for its backward pass.
+    """
+    learnt_on = len(enough(n_cells, n_genes, 0))
+    fitted = {"pca": 4 * min(learnt_on, 16384) * n_genes + _DECODER, "raw": 0}.get(space, 4 * learnt_on * n_genes)
+    states = 4 * n_cells * state_size if n_values is not None else 0
+    cells = cells_in_memory(n_values) if n_values is not None else _PER_CELL * n_cells + _BLOCKS
     return Footprint(
         {
             "libraries": LIBRARIES,
-            "cells": _COPIES * _SPARSE * n_values,
+            "cells": cells,
             f"space {space}": fitted + (states if states <= _LOOK_UP else 0),
             "network": _PER_WEIGHT * n_weights + batch,
         }
     )
+
+
+def cells_in_memory(n_values: int) -> int:
+    """Bytes of the cells of a file with that many stored values, and of what is made of them."""
+    return _COPIES * _SPARSE * n_values
 
 
 def check_memory(needed: Footprint, limit: float | None) -> None:

@@ -24,17 +24,32 @@ from counterflow.data.genes import chosen_genes, select_genes
 from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.screen import Screen, read_cells, read_screen
+from counterflow.data.source import in_memory
+from counterflow.data.stored import warn_of_place
 from counterflow.effect_table import PredictedEffect, check_interval, effect_of, effect_table
 from counterflow.effects.intervals import Intervals
 from counterflow.effects.on_target import OnTarget, on_target
 from counterflow.errors import ConfigError, near
 from counterflow.evaluate.audit import audit_model
-from counterflow.fitting import feature_order, fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
+from counterflow.fitting import encoded, feature_order, fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.footprint import Footprint, check_memory, footprint
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
-from counterflow.prediction import Correction, Sampling, counterfactual, describe_rows, displaced, made_by, new_cells, stack, to_anndata
+from counterflow.prediction import (
+    Blocks,
+    Correction,
+    Sampling,
+    blocks_of,
+    counterfactual,
+    describe_rows,
+    displaced,
+    made_by,
+    new_cells,
+    occurrences,
+    stack,
+    to_anndata,
+)
 from counterflow.recentring import Origins, Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
@@ -50,7 +65,7 @@ from counterflow.requests import (
 )
 from counterflow.resuming import planned_steps
 from counterflow.spaces.base import StateSpace
-from counterflow.spaces.counts import distinct_names
+from counterflow.spaces.counts import cell_seeds, distinct_names
 from counterflow.types import ConditionIds, ConditionSpec
 
 if TYPE_CHECKING:
@@ -143,9 +158,10 @@ class CounterFlow:
         n_given, adata = adata.n_obs, kept_cells(adata)
         self.adata = adata
         self.ledger = ledger = Ledger()
+        warn_of_place(adata, self.setup)
         screen = read_screen(adata, self.setup, chosen_genes(adata, ledger))
         train = screen.rows(screen.split == "train")
-        self.genes = select_genes(train, self.config["n_top_genes"], ledger)
+        self.genes = select_genes(train, self.config["n_top_genes"], ledger, self.config["seed"])
         if self.genes != screen.genes:
             screen = read_screen(adata, self.setup, self.genes)
             train = screen.rows(screen.split == "train")
@@ -352,10 +368,11 @@ class CounterFlow:
     def memory_needed(self) -> Footprint:
         """What a fit will need, roughly."""
         counts, size = self._train_cells.counts, int(np.prod(self.space.state_shape))
+        n_values = counts.nnz if in_memory(counts) else None  # type: ignore[attr-defined]
         n_weights = sum(weight.numel() for weight in self.module.parameters())
         batch = {} if self.config["backbone"] == "mlp" else {"batch": MOST_KEPT}
         n_cells, n_genes = counts.shape
-        return footprint(n_cells, n_genes, counts.nnz, space=self.config["space"], state_size=size, n_weights=n_weights, **batch)
+        return footprint(n_cells, n_genes, n_values, space=self.config["space"], state_size=size, n_weights=n_weights, **batch)
 
     def _validation_cells(self) -> tuple[Screen, Callable[[np.ndarray], Tensor]] | None:
         chosen = self._validation_rows()
@@ -434,30 +451,77 @@ class CounterFlow:
         A cell comes out alike in any company, but where the model keeps no control cells of its context (a new donor, or
         ``keep_controls=0``): there the means are set on the given cells together.
         """
-        self._check_trained()
         how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed, decoder)
+        return stack(list(self._predicted(adata, conditions, n_cells, how, on_unknown, missing_genes, compile, None)), self.setup)
+
+    def predict_in_blocks(
+        self,
+        adata: AnnData | None = None,
+        conditions: str | Sequence[str] | pd.DataFrame | None = None,
+        *,
+        n_cells: int | None = None,
+        sampling: Sampling | None = None,
+        on_unknown: Literal["error", "mean"] = "error",
+        missing_genes: Literal["error", "zero"] = "error",
+        compile: bool = False,
+        cells_per_block: int = 4096,
+        progress: bool = True,
+    ) -> Iterator[AnnData]:
+        """The cells of `predict`, to the bit, some at a time: as many as are wanted, in bounded memory.
+
+        Parameters
+        ----------
+        adata, conditions, n_cells, on_unknown, missing_genes, compile
+            As in `predict`.
+        sampling
+            Solver, steps, guidance, seed and decoder; ``None``: the defaults of `predict`.
+        cells_per_block
+            At most so many cells of one condition come together.
+        progress
+            Show a bar with the time left, where somebody watches.
+        """
+        how, most = sampling or Sampling(), Blocks(cells_per_block, progress)
+        return self._predicted(adata, conditions, n_cells, how, on_unknown, missing_genes, compile, most)
+
+    def _predicted(
+        self,
+        adata: AnnData | None,
+        conditions: str | Sequence[str] | pd.DataFrame | None,
+        n_cells: int | None,
+        how: Sampling,
+        on_unknown: str,
+        missing_genes: str,
+        compile: bool,
+        most: Blocks | None,
+    ) -> Iterator[AnnData]:
+        self._check_trained()
         how.resolve(self.config["source"])
-        decoder = how.decode_by(self.space.decoder, self.rule is not None)
-        how = replace(how, decoder=decoder)
+        how = replace(how, decoder=how.decode_by(self.space.decoder, self.rule is not None))
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
         cells, obs, var = self._controls(adata, missing_genes)
         genes = gene_report(self.genes, self.genes if adata is None else adata.var_names)
         names, cells = cells.cells, replace(cells, cells=distinct_names(cells.cells))
-        blocks, origins = [], self._origins()
-        for i, spec in enumerate(specs):
+        origins, asked = self._origins(), []
+        for i in range(len(specs)):
             rows = matching_rows(obs, dict(table.iloc[i]))
             if n_cells is not None:
-                draw = np.random.default_rng([seed, 1])
+                draw = np.random.default_rng([how.seed, 1])
                 rows = np.sort(np.concatenate([draw.permutation(rows) for _ in range(-(-n_cells // len(rows)))])[:n_cells])
-            some = cells.rows(rows)
-            support = support_labels(spec, some, self.vocabulary)
+            asked.append(rows)
+        uns = made_by(self.config, how, specs, self.setup) | {"genes": genes}
+        for i, part in blocks_of([len(rows) for rows in asked], most):
+            if part.start == 0:
+                rows, some = asked[i], cells.rows(asked[i])
+                support = support_labels(specs[i], some, self.vocabulary)
+                correction = self._correction(specs[i], some, support, origins, how, calibrated=how.decoder == "calibrated")
+                seeds, again = cell_seeds(some.cells), occurrences([names[row] for row in rows])
+            here, fewer = np.arange(part.start, part.stop), replace(correction, group=correction.group[part])
             with compiled(self.module.backbone, compile):
-                counts, expected = self._counterfactual(spec, some, support, origins, how, decoder)
-            named = describe_rows(obs.iloc[rows], spec, self.setup, [names[row] for row in rows], support)
-            how_made = made_by(self.config, how, specs, self.setup) | {"genes": genes}
-            blocks.append(to_anndata(counts, expected, some.library, named, var, how_made))
-        return stack(blocks, self.setup)
+                counts, expected = self._counterfactual(specs[i], some.rows(here), fewer, how, seeds[part])
+            called = [names[row] for row in rows[part]]
+            named = describe_rows(obs.iloc[rows[part]], specs[i], self.setup, called, support[part], again[part])
+            yield to_anndata(counts, expected, some.library[part], named, var, uns)
 
     def predict_effect(
         self,
@@ -542,19 +606,19 @@ class CounterFlow:
                 some = controls.rows(np.tile(rows, -(-n_cells // len(rows))))  # counts are drawn: a mean of few draws is noisy
                 some = replace(some, cells=distinct_names(some.cells))
                 support = support_labels(spec, some, self.vocabulary)
-                counts, _ = self._counterfactual(spec, some, support, origins, how, decoder)
+                correction = self._correction(spec, some, support, origins, how, calibrated=decoder == "calibrated")
+                counts, _ = self._counterfactual(spec, some, correction, how, cell_seeds(some.cells))
                 label = max(set(support), key=support.count)
                 kind = kinds_by_label(spec, self.vocabulary)[label]
                 yield effect_of(spec, some, counts, label, kind, genes, self.intervals, cells)
 
     def _counterfactual(
-        self, spec: ConditionSpec, cells: Screen, support: Sequence[str], origins: Origins, how: Sampling, decoder: str
+        self, spec: ConditionSpec, cells: Screen, correction: Correction, how: Sampling, seeds: np.ndarray
     ) -> tuple[sparse.csr_matrix, np.ndarray]:
         """Counts and expectation of control `cells` under `spec`."""
-        correction = self._correction(spec, cells, support, origins, how, calibrated=decoder == "calibrated")
         ids, factual = self._ids(spec, cells), self._ids(ConditionSpec(), cells)
         device = next(self.module.parameters()).device
-        return counterfactual(self.module, self.space, cells, ids, factual, correction, how, decoder, device)
+        return counterfactual(self.module, self.space, cells, ids, factual, correction, how, seeds, device)
 
     def generate(
         self,
@@ -580,6 +644,31 @@ class CounterFlow:
         seed
             Of everything random.
         """
+        return stack(list(self._generated(conditions, n_cells, covariates, seed, n_steps, None)), self.setup)
+
+    def generate_in_blocks(
+        self,
+        conditions: str | Sequence[str] | pd.DataFrame,
+        n_cells: int,
+        *,
+        covariates: dict[str, str] | None = None,
+        seed: int = 0,
+        n_steps: int = 20,
+        cells_per_block: int = 4096,
+        progress: bool = True,
+    ) -> Iterator[AnnData]:
+        """The cells of `generate`, to the bit, some at a time; see `predict_in_blocks`."""
+        return self._generated(conditions, n_cells, covariates, seed, n_steps, Blocks(cells_per_block, progress))
+
+    def _generated(
+        self,
+        conditions: str | Sequence[str] | pd.DataFrame,
+        n_cells: int,
+        covariates: dict[str, str] | None,
+        seed: int,
+        n_steps: int,
+        most: Blocks | None,
+    ) -> Iterator[AnnData]:
         self._check_trained()
         how = Sampling(n_steps=n_steps, seed=seed, decoder="round" if self.space.decoder == "round" else "sample")
         how.resolve(self.config["source"])
@@ -591,24 +680,22 @@ class CounterFlow:
                 raise ConfigError(f"covariates has {key!r}, which setup_anndata did not name: {near(key, obs.columns)}")
             table[key] = level
         device, origins = next(self.module.parameters()).device, self._origins()
-        blocks = []
-        for i, spec in enumerate(specs):
-            rows = matching_rows(obs, dict(table.iloc[i]))
-            draw = np.random.default_rng([seed, 2])
-            rows = draw.choice(rows, n_cells)
-            some = cells.rows(rows)
-            library = self.reference.draw_libraries(some, seed)
-            support = support_labels(spec, some, self.vocabulary)
-            correction = self._correction(
-                spec, some, support, origins, how, calibrated=self.rule is not None and self.space.decoder == "transport"
-            )
-            counts, expected = new_cells(self.module, self.space, some, library, self._ids(spec, some), correction, how, device)
-            first = n_cells * specs[:i].count(spec)  # asked for in another context before
-            named = describe_rows(obs.iloc[rows], spec, self.setup, [f"new{first + n}" for n in range(n_cells)], support)
-            blocks.append(
-                to_anndata(counts, expected, library, named.drop(columns="source_cell"), var, made_by(self.config, how, specs, self.setup))
-            )
-        return stack(blocks, self.setup)
+        calibrated = self.rule is not None and self.space.decoder == "transport"
+        uns, asked = made_by(self.config, how, specs, self.setup), [matching_rows(obs, dict(table.iloc[i])) for i in range(len(specs))]
+        for i, part in blocks_of([n_cells] * len(specs), most):
+            if part.start == 0:
+                rows = np.random.default_rng([seed, 2]).choice(asked[i], n_cells)
+                some = cells.rows(rows)
+                library, seeds = self.reference.draw_libraries(some, seed), cell_seeds(some.cells)
+                support = support_labels(specs[i], some, self.vocabulary)
+                correction = self._correction(specs[i], some, support, origins, how, calibrated=calibrated)
+                first = n_cells * specs[:i].count(specs[i])  # asked for in another context before
+            start, fewer = some.rows(np.arange(part.start, part.stop)), replace(correction, group=correction.group[part])
+            ids = self._ids(specs[i], start)
+            counts, expected = new_cells(self.module, self.space, start, library[part], ids, fewer, how, seeds[part], device)
+            called = [f"new{first + n}" for n in range(part.start, part.stop)]
+            named = describe_rows(obs.iloc[rows[part]], specs[i], self.setup, called, support[part], np.zeros(len(called), dtype=np.int64))
+            yield to_anndata(counts, expected, library[part], named.drop(columns="source_cell"), var, uns)
 
     def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
         """States of cells (n x S) in the space of the flow; ``None``: the training AnnData."""
@@ -616,9 +703,8 @@ class CounterFlow:
         if adata is None and self.adata is None:
             raise ConfigError("this model was loaded without data: give adata")
         if adata is None:
-            return self.space.encode(self._screen.counts, self._screen.library).numpy()
-        cells, _ = read_cells(adata, self.setup, self.genes, controls_only=False)
-        return self.space.encode(cells.counts, cells.library).numpy()
+            return encoded(self.space, self._screen)
+        return encoded(self.space, read_cells(adata, self.setup, self.genes, controls_only=False)[0])
 
     @torch.no_grad()
     def get_perturbation_embedding(self) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,9 +12,11 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from counterflow.data.progress import tracked
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, describe, write_condition
 from counterflow.errors import ConfigError, DataError, near
+from counterflow.fitting import exposures
 from counterflow.flow.choose import choose
 from counterflow.flow.solvers import SOLVERS, last_step_euler
 from counterflow.module import FlowModule
@@ -156,12 +158,12 @@ def counterfactual(
     factual: ConditionIds,
     correction: Correction,
     how: Sampling,
-    decoder: str,
+    seeds: np.ndarray,
     device: torch.device,
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Counts (n x G) and their expectation for given control cells; row i of `ids` belongs to cell i. `decoder`: one of `DECODERS`."""
-    seeds = cell_seeds(cells.cells)
-    exposure = space.exposure(cells.counts, cells.library)
+    """Counts (n x G) and their expectation for given control cells; row i of `ids` and of `seeds` belongs to cell i."""
+    decoder = how.decoder
+    exposure = exposures(space, cells)
     dispersion = space.dispersion.cpu().numpy()
 
     def block(rows: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -190,11 +192,10 @@ def counterfactual(
 
 def new_cells(
     module: FlowModule, space: StateSpace, start: Screen, library: np.ndarray, ids: ConditionIds, correction: Correction, how: Sampling,
-    device: torch.device,
+    seeds: np.ndarray, device: torch.device,
 ) -> tuple[sparse.csr_matrix, np.ndarray]:  # fmt: skip
     """Counts and expectation of cells that are nobody's counterfactual: started at reference controls or at noise, counts drawn anew."""
-    seeds = cell_seeds(start.cells)
-    exposure = space.exposure(start.counts, start.library) * (library / np.maximum(start.library, 1.0))
+    exposure = exposures(space, start) * (library / np.maximum(start.library, 1.0))
     dispersion = space.dispersion.cpu().numpy()
 
     def block(rows: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -235,17 +236,49 @@ def to_anndata(
     )
 
 
-def describe_rows(obs: pd.DataFrame, spec: ConditionSpec, setup: Setup, cells: Sequence[str], support: Sequence[str]) -> pd.DataFrame:
-    """What every predicted cell carries: the obs of its control, its condition, source cell and support label."""
+def describe_rows(
+    obs: pd.DataFrame, spec: ConditionSpec, setup: Setup, cells: Sequence[str], support: Sequence[str], again: np.ndarray
+) -> pd.DataFrame:
+    """What every predicted cell carries: the obs of its control, its condition, source cell and support label.
+
+    `again`: how often each cell was used before; see `occurrences`.
+    """
     out = obs.copy()
     write_condition(out, spec, setup)
     name = describe(spec, setup)
     if "condition" not in setup.obs_keys:  # the screen's own column stays what it is
         out["condition"] = name
     out["source_cell"], out["support"] = list(cells), list(support)
-    seen = out.groupby("source_cell", sort=False).cumcount()  # a control may be used more than once
-    out.index = pd.Index([f"{cell}|{name}" + (f"|{n + 1}" if n else "") for cell, n in zip(cells, seen, strict=True)], dtype=str)
+    out.index = pd.Index([f"{cell}|{name}" + (f"|{n + 1}" if n else "") for cell, n in zip(cells, again, strict=True)], dtype=str)
     return out
+
+
+def occurrences(names: Sequence[str]) -> np.ndarray:
+    """How many equal names came before each: a control may be used more than once."""
+    codes = pd.factorize(np.asarray(names, dtype=object))[0]
+    return pd.Series(codes).groupby(codes, sort=False).cumcount().to_numpy()
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a prediction is cut: at most so many cells together, and whether a bar is shown."""
+
+    cells: int
+    progress: bool
+
+    def __post_init__(self) -> None:
+        if self.cells < 1:
+            raise ConfigError(f"cells_per_block={self.cells}: at least one cell must come at a time")
+
+
+def blocks_of(sizes: Sequence[int], most: Blocks | None) -> Iterator[tuple[int, slice]]:
+    """(number of the condition, its cells), condition after condition; every one at once, where nothing limits them."""
+    step = BLOCK * max(1, -(-most.cells // BLOCK)) if most is not None else max([1, *sizes])  # whole blocks of the solver: no padding
+    parts = [(i, slice(start, min(start + step, n))) for i, n in enumerate(sizes) for start in range(0, n, step)]
+    if most is None or not most.progress:
+        yield from parts
+        return
+    yield from tracked(parts, "generating cells", [part.stop - part.start for _, part in parts])
 
 
 def made_by(config: dict[str, Any], how: Sampling, specs: Sequence[ConditionSpec], setup: Setup) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from counterflow.data.screen import Screen
+from counterflow.data.source import whole
 from counterflow.effects.kriging import KrigedRule, Level, MeasuredEffects
 from counterflow.prediction import Correction
 from counterflow.spaces.base import StateSpace, log_normalise
@@ -56,7 +57,7 @@ class Origins:
         here = np.sort(here[np.argsort(seeds)][:N_CELLS])
         chosen = cells.rows(np.tile(here, -(-N_CELLS // len(here))))
         chosen = replace(chosen, cells=distinct_names(chosen.cells))
-        found = chosen, self.space.encode(chosen.counts, chosen.library)
+        found = chosen, self.space.encode(whole(chosen.counts), chosen.library)
         if known:
             self._known[level] = found
         return found
@@ -158,10 +159,11 @@ class Recentring:
         space: StateSpace,
         scale: float,
     ) -> np.ndarray:
-        mean = np.asarray(log_normalise(controls.counts, controls.library).astype(np.float64).mean(0)).ravel()
-        exposure = space.exposure(controls.counts, controls.library)
+        counts = whole(controls.counts)
+        mean = np.asarray(log_normalise(counts, controls.library).astype(np.float64).mean(0)).ravel()
+        exposure = space.exposure(counts, controls.library)
         before = space.decode(state, exposure)
         after = space.decode(state + torch.from_numpy(rule).float(), exposure)
         wanted = np.maximum(mean + scale * self.genes.effect(spec, level, mean), 0)
         dispersion = space.dispersion.cpu().numpy()
-        return gene_factors(controls.counts.toarray(), controls.library, before, after, wanted, dispersion, cell_seeds(controls.cells))
+        return gene_factors(counts.toarray(), controls.library, before, after, wanted, dispersion, cell_seeds(controls.cells))

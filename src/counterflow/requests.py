@@ -10,6 +10,7 @@ import pandas as pd
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.schema import Setup, listed
 from counterflow.data.screen import Screen, read_specs, requested
+from counterflow.data.source import total
 from counterflow.effects.kinds import KINDS, kind_of
 from counterflow.errors import ConfigError, DataError, near, warn
 from counterflow.recentring import NONE, Trust
@@ -74,7 +75,7 @@ def check_library(cells: Screen, extra_genes: Sequence[str], reference: Referenc
     logs = np.array([mean for mean, _ in reference.log_library.values()])
     given, usual = float(np.exp(np.log(np.maximum(cells.library, 1.0)).mean())), float(np.exp(logs.mean()))
     held = float(reference.library.sum())
-    share = float(cells.counts.sum()) / max(float(cells.library.sum()), 1.0)
+    share = total(cells.counts) / max(float(cells.library.sum()), 1.0)
     trained = float(reference.counts.sum()) / held if held else share
     if setup.library_size_key is None and not 1 / _SHARE < share / max(trained, 1e-9) < _SHARE:
         warn(

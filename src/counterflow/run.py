@@ -239,14 +239,21 @@ def versions() -> dict[str, str]:
 
 def fingerprint(adata: AnnData, setup: Setup, path: str) -> dict[str, Any]:
     """What identifies the data of a run: declared columns, names, and the sums over cells and genes (cheap; not every value)."""
-    from counterflow.data.matrix import as_csr
+    from counterflow.data.labels import texts
+    from counterflow.data.screen import read_counts
+    from counterflow.data.source import batches
 
     digest = hashlib.sha256(json.dumps([list(map(str, adata.var_names)), sorted(setup.obs_keys)]).encode())
-    obs = adata.obs[list(setup.obs_keys)].astype(str)
+    obs = pd.DataFrame({key: texts(adata.obs[key]) for key in setup.obs_keys}, index=adata.obs.index)
     digest.update(pd.util.hash_pandas_object(obs, index=True).to_numpy().tobytes())
-    counts = as_csr(adata, setup.layer).astype(np.float64)
-    for axis in (0, 1):
-        digest.update(np.asarray(counts.sum(axis)).ravel().tobytes())
+    counts, _ = read_counts(adata, setup)
+    of_cells, of_genes = np.zeros(counts.shape[0]), np.zeros(counts.shape[1])
+    for rows in batches(counts):
+        block = counts[rows].astype(np.float64)
+        of_cells[rows] = np.asarray(block.sum(1)).ravel()
+        of_genes += np.asarray(block.sum(0)).ravel()  # of whole numbers: the same in any order
+    digest.update(of_cells.data)
+    digest.update(of_genes.data)
     file = Path(path)
     size = file.stat().st_size if file.is_file() else 0
     return {"path": path, "bytes": size, "cells": adata.n_obs, "genes": adata.n_vars, "sha256": digest.hexdigest()}

@@ -32,7 +32,7 @@ def test_counts_and_genes_make_the_content_hash_and_their_order_does_not(counts)
 
 def test_blocks_and_empty_rows_change_nothing(counts, monkeypatch):
     whole = content_hashes(counts, GENES)
-    monkeypatch.setattr("counterflow.data.ledger._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("counterflow.data.source.BATCH", 2)
     np.testing.assert_array_equal(content_hashes(counts, GENES), whole)
 
 

@@ -21,6 +21,7 @@ HELP = """counterflow: what would these control cells look like under another pe
 
   demo      fit a simulated screen and compare with the truth, in three minutes
   doctor    look at a file: what is in it, what is wrong with it, how to declare it
+  convert   make a cache of a file that is too large for the memory
   fit       fit a model to a perturbation screen (.h5ad)
   generate  cells under conditions, measured or not, from a fitted model
   effect    genes that conditions change, with intervals and support
@@ -41,7 +42,7 @@ Every verb: --json (the result as JSON, nothing else), --quiet, --verbose, --deb
 Exit code: 0 done, 2 something to mend in the input, 1 our fault (of replay: another result).
 """
 
-VERBS = ("demo", "doctor", "fit", "generate", "effect", "evaluate", "compare", "info", "replay")
+VERBS = ("demo", "doctor", "convert", "fit", "generate", "effect", "evaluate", "compare", "info", "replay")
 
 
 class Stopped(BaseException):

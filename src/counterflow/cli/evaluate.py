@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from counterflow.cli.feed import read_or_open
 from counterflow.cli.parser import VerbParser
-from counterflow.cli.screen import SPLIT_COLUMN, only_kept, read_data
+from counterflow.cli.screen import SPLIT_COLUMN, only_kept
 from counterflow.cli.terminal import Terminal
 from counterflow.errors import ConfigError
 from counterflow.run import RunDirectory
@@ -56,7 +57,7 @@ def run(argv: Sequence[str]) -> None:
 
     with terminal.working(f"loading {options.run}"):
         model = CounterFlow.load(options.run)
-        adata = only_kept(read_data(options.file or _data_of(folder)), model.setup)
+    adata = only_kept(read_or_open(options.file or _data_of(folder), model.setup, None, terminal), model.setup)
     _restore_split(model, adata, folder)
     with terminal.working("scoring"):
         table = score(model, adata, subset=options.subset, seed=options.seed, metrics=None)

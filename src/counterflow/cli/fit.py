@@ -18,9 +18,11 @@ from jsonargparse import Namespace
 
 from counterflow.checkpoint import write_whole
 from counterflow.cli import Stopped
+from counterflow.cli.feed import read_or_open
 from counterflow.cli.parser import VerbParser
-from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, read_data, setup_from
+from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, setup_from
 from counterflow.cli.terminal import Terminal, describe_trust
+from counterflow.data.labels import texts
 from counterflow.effects.on_target import in_words
 from counterflow.errors import ConfigError, near
 from counterflow.footprint import check_memory
@@ -81,9 +83,8 @@ def fit(options: Namespace, folder: RunDirectory, terminal: Terminal) -> tuple[C
     options.split_seed = options.seed if options.split_seed is None else options.split_seed
     options.model.seed = options.seed if options.model.seed is None else options.model.seed
     path = data_path(options)
-    with terminal.working(f"reading {path}"):
-        adata = read_data(path)
     declared = setup_from(options, path)
+    adata = read_or_open(path, declared, options.train.memory_limit, terminal)
     n_given, adata = adata.n_obs, only_kept(adata, declared)
     data = fingerprint_after_checks(adata, declared, path)
     setup, split = declare_and_split(adata, declared, options)
@@ -170,7 +171,7 @@ def _facts(options: Namespace, data: dict[str, Any], split: Split | None, adata:
     if split is not None:
         split_hash = hashlib.sha256(split.to_json().encode()).hexdigest()
     elif split_key is not None:
-        split_hash = hashlib.sha256("\n".join(adata.obs[split_key].astype(str)).encode()).hexdigest()
+        split_hash = hashlib.sha256("\n".join(texts(adata.obs[split_key])).encode()).hexdigest()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() and options.train.accelerator != "cpu" else None
     return {
         "versions": versions(),

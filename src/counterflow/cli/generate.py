@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,26 +62,28 @@ def run(argv: Sequence[str]) -> None:
 
     with terminal.working(f"loading {options.run}"):
         model = CounterFlow.load(options.run)
-    with terminal.working("generating cells"):
-        cells = _cells(model, options)
-    write_h5ad(cells, out)
-    _report(cells, out, terminal)
+    counted, genes = write(_cells(model, options, terminal), out)
+    _report(counted, genes, model, out, terminal)
 
 
-def _cells(model: CounterFlow, options: Namespace) -> AnnData:
-    from counterflow.cli.screen import read_data
+def _cells(model: CounterFlow, options: Namespace, terminal: Terminal) -> Iterator[AnnData]:
+    """Some at a time: a million cells need no more memory than a few thousand."""
+    from counterflow.cli.feed import read_or_open
+    from counterflow.prediction import Sampling
 
     conditions = condition_table(model, options)
     if options.new:
-        return model.generate(
+        return model.generate_in_blocks(
             conditions.drop(columns=list(options.covariates or {})), options.n_cells, covariates=options.covariates, seed=options.seed,
-            n_steps=options.n_steps,
+            n_steps=options.n_steps, progress=terminal.progress,
         )  # fmt: skip
-    controls = None if options.controls is None else read_data(options.controls)
-    return model.predict(
-        controls, conditions, n_cells=options.n_cells, solver=options.solver, n_steps=options.n_steps, guidance=options.guidance,
-        guidance_kind=options.guidance_kind, seed=options.seed, on_unknown=options.on_unknown, decoder=options.decoder,
-        missing_genes=options.missing_genes, compile=options.compile,
+    controls = None if options.controls is None else read_or_open(options.controls, model.setup, None, terminal)
+    sampling = Sampling(
+        options.solver, options.n_steps, options.guidance, options.guidance_kind, seed=options.seed, decoder=options.decoder
+    )
+    return model.predict_in_blocks(
+        controls, conditions, n_cells=options.n_cells, sampling=sampling, on_unknown=options.on_unknown,
+        missing_genes=options.missing_genes, compile=options.compile, progress=terminal.progress,
     )  # fmt: skip
 
 
@@ -101,27 +105,30 @@ def condition_table(model: CounterFlow, options: Namespace) -> Any:
     return table
 
 
-def write_h5ad(cells: AnnData, out: Path) -> None:
-    """Write to a file beside `out`, then rename: an interrupted write leaves no half file."""
-    partial = out.parent / f".{out.name}.tmp-{os.getpid()}"
+def write(blocks: Iterator[AnnData], out: Path) -> tuple[Counter[tuple[str, str]], dict[str, int] | None]:
+    """Write cells to `out`, which is there only when all of them are. How many of each condition and support; genes by name."""
+    from counterflow.data.h5_writer import H5Writer
+
+    first = next(blocks)  # what cannot be predicted is told before anything is written
+    counted: Counter[tuple[str, str]] = Counter()
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        cells.write_h5ad(partial, compression="gzip")
-        os.replace(partial, out)
+        with H5Writer(out) as file:
+            for block in chain([first], blocks):
+                file.add(block)
+                counted.update(zip(block.obs["condition"].astype(str), block.obs["support"].astype(str), strict=True))
     except OSError as error:
         raise ConfigError(f"cannot write {os.fspath(out)!r}: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    return counted, first.uns["counterflow"].get("genes")
 
 
-def _report(cells: AnnData, out: Path, terminal: Terminal) -> None:
-    counted = cells.obs.groupby(["condition", "support"], observed=True, sort=False).size().reset_index(name="cells")
-    terminal.say(f"wrote {cells.n_obs:,} cells x {cells.n_vars:,} genes to {out}", style="bold")
-    terminal.table(["condition", "cells", "support"], counted[["condition", "cells", "support"]].to_numpy().tolist())
+def _report(counted: Counter[tuple[str, str]], genes: dict[str, int] | None, model: CounterFlow, out: Path, terminal: Terminal) -> None:
+    n_cells, n_genes = counted.total(), len(model.genes)
+    rows = [{"condition": condition, "support": support, "cells": n} for (condition, support), n in counted.items()]
+    terminal.say(f"wrote {n_cells:,} cells x {n_genes:,} genes to {out}", style="bold")
+    terminal.table(["condition", "cells", "support"], [[row["condition"], row["cells"], row["support"]] for row in rows])
     terminal.say("X: log1p of counts per 10,000   layers: counts, mean   obs: condition, source_cell, support", style="dim")
-    genes = cells.uns["counterflow"].get("genes")
     if genes is not None and (genes["extra"] or genes["missing"]):
         said = "{used:,} used, {extra:,} extra left out, {missing:,} missing counted as zero"
         terminal.say(f"genes of the controls, by name: {said.format(**genes)}")
-    result = {"file": str(out), "cells": cells.n_obs, "genes": cells.n_vars, "conditions": counted.to_dict("records")}
+    result = {"file": str(out), "cells": n_cells, "genes": n_genes, "conditions": rows}
     terminal.result(result | ({} if genes is None else {"genes_by_name": genes}))

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -38,13 +40,15 @@ class Vocabulary:
                 perturbation[row, column] = number.get(part, UNKNOWN)
                 dose[row, column] = amount
         time = torch.tensor([spec.time for spec in specs], dtype=torch.float32)
-        return ConditionIds(perturbation, dose, time, self._levels(covariates, len(specs)))
+        return ConditionIds(perturbation, dose, time, self.levels(covariates, len(specs)))
 
-    def _levels(self, covariates: Mapping[str, Sequence[str]], rows: int) -> Tensor:
+    def levels(self, covariates: Mapping[str, Sequence[str]] | pd.DataFrame, rows: int) -> Tensor:
+        """Covariate levels as integers (rows x M); 0 for those that met no perturbation in training."""
         columns = []
         for key, levels in self.covariates.items():
             code = {name: i if name in self.perturbed_levels[key] else 0 for i, name in enumerate(levels, start=1)}
-            columns.append(torch.tensor([code.get(str(name), 0) for name in covariates[key]], dtype=torch.long))
+            level, names = pd.factorize(np.asarray(covariates[key], dtype=object), use_na_sentinel=False)
+            columns.append(torch.from_numpy(np.array([code.get(str(name), 0) for name in names], dtype=np.int64)[level]))
         return torch.stack(columns, dim=1) if columns else torch.zeros(rows, 0, dtype=torch.long)
 
     @property

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from counterflow.data.ahead import ahead
 from counterflow.data.sampler import Sampler
 from counterflow.types import Batch, ConditionIds
 
@@ -21,6 +22,7 @@ class Cells:
     states: Callable[[np.ndarray], Tensor]  # rows -> n x S
     library: Tensor  # n
     covariates: Tensor  # n x M, levels as integers
+    on_disk: bool = False  # then the next batches are read while a step is computed
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class StepDataset(IterableDataset[Batch]):
         return self.stop  # of the whole run: Lightning counts the batches before a resumed `start`, too
 
     def __iter__(self) -> Iterator[Batch]:
-        for step in range(self.start, self.stop):
-            yield self.batch(step)
+        steps = (self.batch(step) for step in range(self.start, self.stop))
+        yield from ahead(steps) if self.cells.on_disk else steps
 
     def batch(self, step: int) -> Batch:
         """The batch of one optimiser step."""

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from counterflow.data.matrix import as_csr, raw_matrix
-from counterflow.errors import DataError
+from counterflow.data.stored import is_stored, stored
+from counterflow.errors import DataError, warn
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,14 +43,25 @@ def kept_cells(adata: AnnData, setup: Setup | None = None) -> AnnData:
             if key in adata.obs:
                 keep &= ~missing_values(adata.obs[key])
     if setup.drop_empty_cells:
-        keep &= ~_empty(adata, setup.layer)
+        keep &= ~_empty(adata, setup)
     if keep.all():
         return adata
+    if is_stored(adata, setup.layer):
+        warn(
+            f"{int((~keep).sum())} cells are left out: the others are read into memory (write a file without these to leave it on disk)",
+            above=2,
+        )
     return adata[keep].to_memory() if adata.isbacked else adata[keep].copy()
 
 
-def _empty(adata: AnnData, layer: str | None) -> np.ndarray:
+def _empty(adata: AnnData, setup: Setup) -> np.ndarray:
     """True for cells without any count; none where the matrix cannot be read, which is said elsewhere."""
+    layer = setup.layer
+    if is_stored(adata, layer):
+        try:
+            return stored(adata, setup).facts.totals == 0
+        except DataError:
+            return np.zeros(adata.n_obs, dtype=bool)
     try:
         matrix = raw_matrix(adata, layer)
     except (DataError, KeyError):

@@ -12,6 +12,7 @@ from counterflow.data.ledger import CellKeys, Ledger, hashes
 from counterflow.data.matrix import log_normalised
 from counterflow.data.schema import setup_of
 from counterflow.data.screen import Screen, gene_positions, read_screen
+from counterflow.data.source import enough, whole
 from counterflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 CHOICE = "_counterflow_genes"  # in adata.uns: names of genes, and hashes of the names of the cells they were chosen on
 
 
-def select_genes(cells: Screen, n_top_genes: int | None, ledger: Ledger) -> tuple[str, ...]:
-    """All genes of the file, or the `n_top_genes` most variable in `cells` (training cells) and every perturbed gene, in file order."""
+def select_genes(cells: Screen, n_top_genes: int | None, ledger: Ledger, seed: int = 0) -> tuple[str, ...]:
+    """All genes of the file, or the `n_top_genes` most variable in `cells` (training cells) and every perturbed gene, in file order.
+
+    Variability is measured on all of them, or on 50,000 chosen at random.
+    """
     if n_top_genes is None or n_top_genes >= len(cells.genes):
         return cells.genes
     if n_top_genes < 2:
@@ -29,10 +33,11 @@ def select_genes(cells: Screen, n_top_genes: int | None, ledger: Ledger) -> tupl
     import scanpy as sc
     from anndata import AnnData
 
-    ledger.record("genes", CellKeys.of(cells.cells))
+    some = cells.rows(enough(len(cells.cells), len(cells.genes), seed))
+    ledger.record("genes", CellKeys.of(some.cells))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adata = AnnData(log_normalised(cells.counts, cells.library))
+        adata = AnnData(log_normalised(whole(some.counts), some.library))
         sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes, flavor="seurat")
     perturbed = {part for spec in cells.conditions for part in spec.parts}
     keep = adata.var["highly_variable"].to_numpy()

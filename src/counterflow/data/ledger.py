@@ -6,16 +6,15 @@ the same cell counted anew. The functions that learn something write into the le
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
-_ROWS_AT_ONCE = 4096  # bounds the memory
+from counterflow.data.source import CellSource, batches
 
 STAGES = {
     "genes": "gene selection",
@@ -42,12 +41,18 @@ class CellKeys:
     content: NDArray[np.uint64] | None = None  # n; None where only names are known
 
     @classmethod
-    def of(cls, names: Sequence[str], counts: sparse.csr_matrix | None = None, genes: Sequence[str] = ()) -> CellKeys:
+    def of(cls, names: Iterable[str], counts: CellSource | None = None, genes: Sequence[str] = ()) -> CellKeys:
         """Keys of cells with these names, and with these counts (n x G, canonical) of these genes."""
         return cls(hashes(names), None if counts is None else content_hashes(counts, genes))
 
+    def rows(self, index: NDArray) -> CellKeys:
+        """Of some of these cells."""
+        return CellKeys(self.name[index], None if self.content is None else self.content[index])
+
     def with_more(self, other: CellKeys) -> CellKeys:
         """All cells of both; counts are known where both know them."""
+        if other is self:
+            return self
         if np.isin(other.name, self.name).all() and (self.content is None or _within(other.content, self.content)):
             return self
         both_known = self.content is not None and other.content is not None
@@ -59,22 +64,22 @@ def _within(some: NDArray | None, many: NDArray) -> bool:
     return some is not None and bool(np.isin(some, many).all())
 
 
-def hashes(names: Sequence[str]) -> NDArray[np.uint64]:
+def hashes(names: Iterable[str]) -> NDArray[np.uint64]:
     """A stable 64-bit number for each name."""
-    digests = b"".join(blake2b(str(name).encode(), digest_size=8).digest() for name in names)
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+    numbers = (int.from_bytes(blake2b(str(name).encode(), digest_size=8).digest(), "little") for name in names)
+    return np.fromiter(numbers, dtype=np.uint64)
 
 
-def content_hashes(counts: sparse.csr_matrix, genes: Sequence[str]) -> NDArray[np.uint64]:
+def content_hashes(counts: CellSource, genes: Sequence[str]) -> NDArray[np.uint64]:
     """A stable 64-bit number for the counts of each cell (n x G), whatever the order of the genes; zeros do not count."""
     of_gene = hashes(genes)
     result = np.zeros(counts.shape[0], dtype=np.uint64)
-    for start in range(0, counts.shape[0], _ROWS_AT_ONCE):
-        block = counts[start : start + _ROWS_AT_ONCE]
+    for rows in batches(counts):
+        block = counts[rows]
         values = _mixed(of_gene[block.indices] + _mixed(block.data.astype(np.uint64)))
         filled = np.flatnonzero(np.diff(block.indptr))
         if len(filled):
-            result[start + filled] = np.add.reduceat(values, block.indptr[filled])
+            result[rows[filled]] = np.add.reduceat(values, block.indptr[filled])
     return result
 
 

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from counterflow.data.values import Values, value_problems
 from counterflow.errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 TARGET_SUM = 1e4
-_LARGEST_LOG1P = 30.0  # exp(30) counts per cell do not exist: a larger value is not a logarithm
 _CLOSE = 0.1  # values this near to a whole number of units are counts
-_LARGEST_EXACT = 2**24  # integers above this are not exact in float32
 
 
 def raw_matrix(adata: AnnData, layer: str | None) -> sparse.csr_matrix | np.ndarray:
@@ -73,47 +72,20 @@ def matrix_problems(adata: AnnData, layer: str | None, matrix_state: str) -> lis
         return [str(error)]
     if not (np.issubdtype(matrix.dtype, np.number) or matrix.dtype == bool):
         return [f"{where} has dtype {matrix.dtype}, not numbers"]
-    values = _values(matrix)
-    found, finite, odd = [], np.isfinite(values), values < 0
-    if not finite.all():
-        first = _first(adata, matrix, ~finite)
-        found.append(f"{where} has {int((~finite).sum())} values that are NaN or infinite, first in {first}: remove or mend them")
-        odd &= finite  # minus infinity was counted already
-    if odd.any():
-        what = "counts" if matrix_state == "counts" else "log1p values"
-        found.append(
-            f"{where} has {int(odd.sum())} negative values, first in {_first(adata, matrix, odd)}: "
-            f"{what} are >= 0 (scaled or centred data cannot be used; give the layer with the counts)"
-        )
-    if odd.any():
-        return found  # what is centred is not asked whether it was counted
-    return [*found, *_state_problems(adata, layer, values[finite] if found else values, matrix_state, where)]
+    values = Values()
+    values.add(matrix)
+    return value_problems(values, matrix_state, where, lambda at: named(adata, at), lambda: _counted(adata, layer))
 
 
-def _state_problems(adata: AnnData, layer: str | None, values: np.ndarray, matrix_state: str, where: str) -> list[str]:
-    if not values.size or values.max() == 0:
-        return [f"{where} holds only zeros"]
-    fractional = values[values != np.rint(values)]
-    if matrix_state == "counts":
-        if fractional.size:
-            share = fractional.size / max(np.count_nonzero(values), 1)
-            counted = [repr(name) for name in adata.layers if name != layer and _looks_like_counts(adata.layers[name])]
-            if layer is not None and _looks_like_counts(adata.X):
-                counted.insert(0, "X (layer=None)")
-            advice = f"counts seem to be in {', '.join(counted)}" if counted else "if it is log1p-normalised, declare matrix_state='log1p'"
-            odd = f"{share:.0%} of its non-zero values are not integers (largest {values.max():.4g})"
-            return [f"{where} is declared as counts, but {odd}: {advice}"]
-        if values.max() > _LARGEST_EXACT:
-            return [f"{where} has a count of {values.max():.0f}, more than float32 holds exactly (2^24): this cannot be a UMI count"]
-    elif matrix_state == "log1p":
-        if values.max() > _LARGEST_LOG1P:
-            odd = f"its largest value is {values.max():.4g}: these look like raw counts"
-            return [f"{where} is declared as log1p, but {odd}, declare matrix_state='counts'"]
-        if not fractional.size:
-            return [
-                f"{where} is declared as log1p, but every value is an integer (largest {values.max():.0f}): declare matrix_state='counts'"
-            ]
-    return []
+def named(adata: AnnData, at: tuple[int, int]) -> str:
+    """Cell and gene of a position, in words."""
+    return f"cell {adata.obs_names[at[0]]!r}, gene {adata.var_names[at[1]]!r}"
+
+
+def _counted(adata: AnnData, layer: str | None) -> list[str]:
+    """Other matrices that hold counts."""
+    counted = [repr(name) for name in adata.layers if name != layer and _looks_like_counts(adata.layers[name])]
+    return ["X (layer=None)", *counted] if layer is not None and _looks_like_counts(adata.X) else counted
 
 
 def _values(matrix: Any) -> np.ndarray:
@@ -126,16 +98,6 @@ def _looks_like_counts(matrix: Any) -> bool:
     return bool(np.issubdtype(values.dtype, np.number) and values.size and values.min() >= 0 and np.array_equal(values, np.rint(values)))
 
 
-def _first(adata: AnnData, matrix: Any, bad: np.ndarray) -> str:
-    """Cell and gene of the first bad value."""
-    if sparse.issparse(matrix):
-        at = int(np.flatnonzero(bad)[0])
-        row, column = int(np.searchsorted(matrix.indptr, at, side="right") - 1), int(matrix.indices[at])
-    else:
-        row, column = (int(i) for i in np.argwhere(bad)[0])
-    return f"cell {adata.obs_names[row]!r}, gene {adata.var_names[column]!r}"
-
-
 def matrix_remarks(adata: AnnData, layer: str | None) -> list[str]:
     """What does not stop a fit: cells without a count, genes that say nothing, a matrix stored by genes. Of a matrix without problems."""
     stored = adata.X if layer is None else adata.layers[layer]
@@ -143,19 +105,26 @@ def matrix_remarks(adata: AnnData, layer: str | None) -> list[str]:
     n_cells, n_genes = csr.shape
     if getattr(stored, "format", "csr") == "csc":
         found.append(f"{place(layer)} is stored by genes (CSC): it is converted whenever it is read; .tocsr() once saves that")
-    if len(empty := np.flatnonzero(np.diff(csr.indptr) == 0)):
-        found.append(
-            f"{len(empty)} cells have no count at all (first: {_names(adata.obs_names, empty)}): they are kept as zeros; "
-            "leave them out with drop_empty_cells=True"
-        )
     measured = np.bincount(csr.indices, minlength=n_genes)
     constant = measured == 0
     if len(everywhere := np.flatnonzero(measured == n_cells)):
         columns = csr[:, everywhere]
         constant[everywhere] = columns.max(axis=0).toarray().ravel() == columns.min(axis=0).toarray().ravel()
-    if constant.any():
-        which = np.flatnonzero(constant)
-        found.append(f"{len(which)} genes have the same value in every cell (first: {_names(adata.var_names, which)}): they teach nothing")
+    return [*found, *sparse_remarks(adata, np.flatnonzero(np.diff(csr.indptr) == 0), np.flatnonzero(constant))]
+
+
+def sparse_remarks(adata: AnnData, empty: np.ndarray, constant: np.ndarray) -> list[str]:
+    """What is said of cells without a count, and of genes that are the same everywhere."""
+    found = []
+    if len(empty):
+        found.append(
+            f"{len(empty)} cells have no count at all (first: {_names(adata.obs_names, empty)}): they are kept as zeros; "
+            "leave them out with drop_empty_cells=True"
+        )
+    if len(constant):
+        found.append(
+            f"{len(constant)} genes have the same value in every cell (first: {_names(adata.var_names, constant)}): they teach nothing"
+        )
     return found
 
 
@@ -165,8 +134,14 @@ def _names(names: Any, positions: np.ndarray) -> str:
 
 def as_csr(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
     """The matrix as canonical CSR float32: a copy where anything had to change. Dense, CSC, backed and views give the same bits."""
-    matrix = raw_matrix(adata, layer)
+    return canonical(raw_matrix(adata, layer))
+
+
+def canonical(matrix: sparse.csr_matrix | np.ndarray) -> sparse.csr_matrix:
+    """CSR, float32, each row sorted, nothing twice and no zeros; the given matrix is not changed."""
     csr = sparse.csr_matrix(matrix, dtype=np.float32)
+    if csr.indptr.dtype != csr.indices.dtype:  # SciPy would convert all of them whenever some rows are taken
+        csr = sparse.csr_matrix((csr.data, csr.indices, csr.indptr), shape=csr.shape)
     if not csr.has_canonical_format:
         if csr.indices is getattr(matrix, "indices", None) or np.shares_memory(csr.data, getattr(matrix, "data", csr.data)):
             csr = csr.copy()
@@ -188,11 +163,29 @@ def counts_from_log1p(csr: sparse.csr_matrix, library: np.ndarray | None) -> spa
     With `library` (counts of the cell over all genes; normalised to 1e4 is assumed) the unit is known; without it, it is the
     smallest value of the cell, or a half or a third of that.
     """
+    counts, failed = recovered(csr, library)
+    if problem := unrecovered_problem(failed, csr.shape[0]):
+        raise DataError(problem)
+    return counts
+
+
+def unrecovered_problem(failed: int, n_cells: int) -> str | None:
+    """What is said where the counts of too many cells cannot be told."""
+    if failed <= 0.01 * n_cells:
+        return None
+    return (
+        f"the counts behind the log1p values cannot be recovered in {failed} of {n_cells} cells: "
+        "give the layer that holds the counts, or library_size_key=... if the values were normalised to 1e4 counts"
+    )
+
+
+def recovered(csr: sparse.csr_matrix, library: np.ndarray | None) -> tuple[sparse.csr_matrix, int]:
+    """The counts behind log1p values, cell by cell, and in how many cells no unit fits."""
     out = csr.astype(np.float64, copy=True)
     np.expm1(out.data, out=out.data)
     filled = np.flatnonzero(np.diff(out.indptr))
     if not len(filled):
-        return out.astype(np.float32)
+        return out.astype(np.float32), 0
     starts, sizes = out.indptr[filled], np.diff(out.indptr)[filled]
     if library is not None:
         units = [TARGET_SUM / np.asarray(library, dtype=np.float64)[filled]]
@@ -202,13 +195,8 @@ def counts_from_log1p(csr: sparse.csr_matrix, library: np.ndarray | None) -> spa
     close = off <= _CLOSE
     best = np.where(close.any(0), close.argmax(0), off.argmin(0))
     failed = int((~close.any(0)).sum())
-    if failed > 0.01 * out.shape[0]:
-        raise DataError(
-            f"the counts behind the log1p values cannot be recovered in {failed} of {out.shape[0]} cells: "
-            "give the layer that holds the counts, or library_size_key=... if the values were normalised to 1e4 counts"
-        )
     out.data = np.rint(out.data / np.repeat(np.stack(units)[best, np.arange(len(filled))], sizes))
-    return out.astype(np.float32)
+    return out.astype(np.float32), failed
 
 
 def _distance_from_integers(values: np.ndarray, starts: np.ndarray, unit: np.ndarray) -> np.ndarray:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
+
+from counterflow.data.labels import distinct_rows, texts
 from counterflow.data.matrix import matrix_remarks
 from counterflow.data.schema import Setup, is_control_mask, listed
+from counterflow.data.stored import is_stored, stored_remarks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,17 +23,17 @@ LOST_LABELS = (
 
 def remarks(adata: AnnData, setup: Setup) -> list[str]:
     """What does not stop a fit, but is worth knowing. Of an AnnData without problems."""
-    found = matrix_remarks(adata, setup.layer)
+    found = stored_remarks(adata, setup) if is_stored(adata, setup.layer) else matrix_remarks(adata, setup.layer)
     if not adata.obs_names.is_unique:
         twice = adata.obs_names[adata.obs_names.duplicated()]
         found.append(
             f"{len(twice)} cell names occur more than once (first: {twice[0]!r}): allowed, but no split can hold out such a cell by name; "
             "adata.obs_names_make_unique() mends it"
         )
-    labels = adata.obs[setup.perturbation_key].astype(str)
+    labels = texts(adata.obs[setup.perturbation_key])
     control = is_control_mask(labels, setup)
     for key in (key for key in setup.covariate_keys if key not in setup.match_keys):
-        levels = adata.obs[key].astype(str)
+        levels = texts(adata.obs[key])
         if bare := sorted(set(levels[~control]) - set(levels[control])):
             found.append(
                 f"{len(bare)} levels of covariate {key!r} have no control cell (first: {listed(bare)}): effects there are measured against "
@@ -36,9 +41,8 @@ def remarks(adata: AnnData, setup: Setup) -> list[str]:
             )
     groups = labels.where(~control, setup.control)
     lost = [label for label in groups.unique() if label.strip().lower() in LOST_LABELS]
-    if setup.match_keys:
-        groups = groups.str.cat([adata.obs[key].astype(str) for key in setup.match_keys], sep=" / ")
-    sizes = groups.value_counts()
+    rows, codes = distinct_rows(pd.DataFrame({"": groups, **{key: adata.obs[key] for key in setup.match_keys}}), ["", *setup.match_keys])
+    sizes = pd.Series(np.bincount(codes), index=[" / ".join(row) for row in rows]).sort_values(ascending=False, kind="stable")
     small = sizes[sizes < SET_SIZE]
     if len(small):
         found.append(

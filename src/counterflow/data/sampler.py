@@ -212,7 +212,11 @@ class Sampler:
         sets = self.plan(step)[self.rank :: self.world_size]
         targets = [self._take(self.groups.targets[group], group, offset, TARGETS) for group, offset in sets]
         controls = [self._take(self.groups.controls[group], group, offset, CONTROLS) for group, offset in sets]
-        return np.concatenate(targets), np.concatenate(controls), np.repeat([group for group, _ in sets], self.set_size)
+        return (
+            np.concatenate(targets, dtype=np.int64),
+            np.concatenate(controls, dtype=np.int64),
+            np.repeat([group for group, _ in sets], self.set_size),
+        )
 
     def _take(self, rows: np.ndarray, group: int, offset: int, stream: int) -> np.ndarray:
         """`set_size` of `rows`: a random subset, or, of fewer rows, whole permutations one after another, so that they repeat evenly."""

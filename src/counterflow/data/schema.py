@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from counterflow.data.dropping import kept_cells, missing_values
-from counterflow.data.labels import parts
+from counterflow.data.labels import distinct_rows, parts, texts
 from counterflow.data.matrix import as_csr, counts_from_log1p, log_normalised, matrix_problems, place
+from counterflow.data.source import BATCH
+from counterflow.data.stored import is_stored, layer_problem, library_sizes, stored, stored_problems
 from counterflow.errors import DataError, near, warn
 
 if TYPE_CHECKING:
@@ -189,7 +192,7 @@ def _without(setup: Setup, bad: set[str]) -> Setup:
 
 
 def _control_problems(adata: AnnData, setup: Setup, *, contexts_readable: bool) -> list[str]:
-    labels = adata.obs[setup.perturbation_key].astype(str)
+    labels = texts(adata.obs[setup.perturbation_key])
     control = is_control_mask(labels, setup)
     if not control.any():
         counts = labels.value_counts()
@@ -204,8 +207,8 @@ def _control_problems(adata: AnnData, setup: Setup, *, contexts_readable: bool) 
             f"the labels {listed(nameless)} of adata.obs[{setup.perturbation_key!r}] name nothing: write {setup.control!r} for controls"
         ]
     if setup.match_keys and contexts_readable:
-        context = adata.obs[list(setup.match_keys)].astype(str).agg(" / ".join, axis=1)
-        bare = sorted(set(context[~control]) - set(context[control]))
+        rows, context = distinct_rows(adata.obs, setup.match_keys)
+        bare = sorted(" / ".join(rows[code]) for code in set(context[~control].tolist()) - set(context[control].tolist()))
         if bare:
             return [
                 f"{len(bare)} levels of match_keys={list(setup.match_keys)} have no control cell ({listed(bare)}): "
@@ -220,14 +223,13 @@ def numeric_problems(adata: AnnData, setup: Setup) -> list[str]:
     for option, key in (("time_key", setup.time_key), ("library_size_key", setup.library_size_key)):
         if key is None:
             continue
-        values = pd.to_numeric(adata.obs[key].astype(str), errors="coerce").to_numpy()
+        values = pd.to_numeric(texts(adata.obs[key]), errors="coerce").to_numpy()
         bad = ~np.isfinite(values) | (values < 0)
         if bad.any():
             example = adata.obs[key].to_numpy()[bad][0]
             found.append(f"{option}={key!r} must hold numbers >= 0: {int(bad.sum())} cells do not (first: {example!r})")
     if setup.dose_key is not None:
-        labels, doses = adata.obs[setup.perturbation_key].astype(str), adata.obs[setup.dose_key].astype(str)
-        for label, dose in sorted(set(zip(labels, doses, strict=True))):
+        for label, dose in sorted(distinct_rows(adata.obs, [setup.perturbation_key, setup.dose_key])[0]):
             try:
                 parse_doses(dose, len(parts(label, setup.delimiter, setup.control)), setup)
             except DataError as error:
@@ -239,22 +241,26 @@ def numeric_problems(adata: AnnData, setup: Setup) -> list[str]:
 def _split_problems(adata: AnnData, setup: Setup, *, contexts_readable: bool) -> list[str]:
     if setup.split_key is None:
         return []
-    levels = adata.obs[setup.split_key].astype(str)
+    levels = texts(adata.obs[setup.split_key])
     odd = sorted(set(levels) - set(SPLIT_LEVELS))
     if odd:
         return [f"split_key={setup.split_key!r} may hold 'train', 'val' and 'test' only, found {odd[0]!r}"]
-    train, control = levels == "train", is_control_mask(adata.obs[setup.perturbation_key].astype(str), setup)
+    train, control = levels == "train", is_control_mask(texts(adata.obs[setup.perturbation_key]), setup)
     if not (train & control).any() or not (train & ~control).any():
         return [f"split_key={setup.split_key!r} leaves no {'control' if not (train & control).any() else 'perturbed'} cell in 'train'"]
     if setup.match_keys and contexts_readable:
-        context = adata.obs[list(setup.match_keys)].astype(str).agg(" / ".join, axis=1)
-        if bare := sorted(set(context[train & ~control]) - set(context[train & control])):
+        rows, context = distinct_rows(adata.obs, setup.match_keys)
+        without = set(context[train & ~control].tolist()) - set(context[train & control].tolist())
+        if bare := sorted(" / ".join(rows[code]) for code in without):
             return [f"split_key={setup.split_key!r} leaves no control cell in 'train' in {len(bare)} levels of match_keys ({listed(bare)})"]
     return []
 
 
 def layer_problems(adata: AnnData, setup: Setup) -> list[str]:
     """What is wrong with the matrix, and with library sizes that contradict it."""
+    if is_stored(adata, setup.layer):
+        missing = layer_problem(adata, setup.layer)
+        return stored_problems(adata, setup) if missing is None else [missing]
     if setup.layer is not None and setup.layer not in adata.layers:
         return [f"layer={setup.layer!r} is not in adata.layers: {near(setup.layer, adata.layers)}"]
     found = matrix_problems(adata, setup.layer, setup.matrix_state)
@@ -280,24 +286,43 @@ def layer_problems(adata: AnnData, setup: Setup) -> list[str]:
 
 def _variation_problems(adata: AnnData, setup: Setup) -> list[str]:
     """Training cells that are all the same; of an AnnData without other problems."""
-    train = np.ones(adata.n_obs, dtype=bool) if setup.split_key is None else (adata.obs[setup.split_key].astype(str) == "train").to_numpy()
+    train = np.ones(adata.n_obs, dtype=bool) if setup.split_key is None else (texts(adata.obs[setup.split_key]) == "train").to_numpy()
+    if is_stored(adata, setup.layer):
+        return _same_everywhere(adata, setup, np.flatnonzero(train))
     csr = as_csr(adata, setup.layer)[train]
+    key = setup.library_size_key
+    library = None if key is None else pd.to_numeric(adata.obs[key].astype(str)).to_numpy()[train]
+    return [] if _varies(csr, library, setup) else [_sameness(csr.shape[0], setup)]
+
+
+def _same_everywhere(adata: AnnData, setup: Setup, train: np.ndarray) -> list[str]:
+    """Whether any of the training cells on disk is different: nearly always the first ones are."""
+    counts, library = stored(adata, setup).store, library_sizes(adata.obs, setup)
+    for start in range(0, len(train), BATCH - 1):
+        rows = np.concatenate([train[:1], train[start : start + BATCH - 1]])  # the first cell stands for those before
+        if _varies(counts.read(rows), None if library is None else library[rows], replace(setup, matrix_state="counts")):
+            return []
+    return [_sameness(len(train), setup)]
+
+
+def _varies(csr: sparse.csr_matrix, library: np.ndarray | None, setup: Setup) -> bool:
+    """Whether cells differ by more than their library sizes."""
     measured = np.bincount(csr.indices, minlength=csr.shape[1])
     if ((measured > 0) & (measured < csr.shape[0])).any():  # zero in some cells and not in others: nearly always
-        return []
+        return True
     if setup.matrix_state == "counts":
-        key = setup.library_size_key
-        library = np.asarray(csr.sum(1)).ravel() if key is None else pd.to_numeric(adata.obs[key].astype(str)).to_numpy()[train]
-        csr = log_normalised(csr, library)
-    if (np.ptp(csr.toarray(), axis=0) > _SAME).any():
-        return []
-    return [f"{place(setup.layer)} is the same in all {csr.shape[0]} training cells, but for their library sizes: nothing to learn from"]
+        csr = log_normalised(csr, np.asarray(csr.sum(1)).ravel() if library is None else library)
+    return bool((np.ptp(csr.toarray(), axis=0) > _SAME).any())
+
+
+def _sameness(n_cells: int, setup: Setup) -> str:
+    return f"{place(setup.layer)} is the same in all {n_cells} training cells, but for their library sizes: nothing to learn from"
 
 
 def is_control_mask(labels: pd.Series, setup: Setup) -> np.ndarray:
     """True where a label has no perturbation left once the control's name is taken out."""
-    empty = {label: not parts(label, setup.delimiter, setup.control) for label in labels.unique()}
-    return labels.map(empty).to_numpy(dtype=bool)
+    codes, distinct = pd.factorize(labels)
+    return np.array([not parts(label, setup.delimiter, setup.control) for label in distinct], dtype=bool)[codes]
 
 
 def parse_doses(value: object, n_parts: int, setup: Setup) -> tuple[float, ...]:

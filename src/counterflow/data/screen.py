@@ -7,14 +7,13 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from counterflow.data.dropping import missing_values
-from counterflow.data.labels import parts
+from counterflow.data.labels import distinct_rows, parts, texts
 from counterflow.data.ledger import CellKeys
 from counterflow.data.matrix import as_csr, counts_from_log1p
 from counterflow.data.schema import (
@@ -27,6 +26,8 @@ from counterflow.data.schema import (
     problems,
     raise_problems,
 )
+from counterflow.data.source import CellSource, StoredCounts, take_genes, take_rows
+from counterflow.data.stored import is_stored, library_sizes, stored
 from counterflow.errors import ConfigError, DataError, near, warn
 from counterflow.types import ConditionSpec
 
@@ -42,10 +43,10 @@ _MOST_MISSING = 0.1  # of the model's genes: with more of them at zero, the cell
 class Screen:
     """Cells of one AnnData: everything the rest of the house needs from it. n cells, G genes, M covariates."""
 
-    counts: sparse.csr_matrix  # n x G, integers as float32
+    counts: CellSource  # n x G, integers as float32: in memory, or rows of a file
     library: np.ndarray  # n, counts per cell over all genes of the cell
     genes: tuple[str, ...]
-    cells: tuple[str, ...]
+    cells: Any  # n, names: a tuple or an array
     conditions: tuple[ConditionSpec, ...]  # the distinct ones; position 0 is always the control
     condition: np.ndarray  # n, position in `conditions`
     contexts: tuple[tuple[str, ...], ...]  # the distinct levels of `match_keys`
@@ -65,22 +66,27 @@ class Screen:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of everything in it: a run is resumed on the same cells only."""
-        digest = hashlib.sha256(json.dumps([self.genes, self.cells, self.conditions, self.contexts]).encode())
-        arrays = (self.counts.data, self.counts.indices.astype(np.int64), self.counts.indptr.astype(np.int64), self.library)
-        for values in (*arrays, self.condition, self.context):
-            digest.update(np.ascontiguousarray(values).tobytes())
-        digest.update(self.covariates.to_csv(index=False).encode())
+        """SHA-256 of everything in it: a run is resumed on the same cells only. The same however the counts are stored."""
+        digest = hashlib.sha256(json.dumps([self.genes, self.conditions, self.contexts]).encode())
+        for values in (self.keys.name, self.keys.content, self.library):
+            digest.update(np.ascontiguousarray(values).data)
+        for codes in (self.condition, self.context, *(pd.factorize(self.covariates[name])[0] for name in self.covariates)):
+            digest.update(codes.astype(np.int64).data)
+        levels = {str(name): sorted(map(str, pd.unique(self.covariates[name]))) for name in self.covariates}
+        digest.update(json.dumps(levels).encode())
         return digest.hexdigest()
 
     def rows(self, chosen: np.ndarray) -> Screen:
         """The same screen with the chosen cells (a mask, or positions); condition and context codes keep their meaning."""
         index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-        return Screen(
-            self.counts[index],
+        if len(index) == len(self.cells) and np.array_equal(index, np.arange(len(index))):
+            return self
+        cells = self.cells
+        fewer = Screen(
+            take_rows(self.counts, index),
             self.library[index],
             self.genes,
-            tuple(self.cells[i] for i in index),
+            cells[index] if isinstance(cells, np.ndarray) else tuple(cells[i] for i in index),
             self.conditions,
             self.condition[index],
             self.contexts,
@@ -88,36 +94,50 @@ class Screen:
             self.covariates.iloc[index],
             self.split[index],
         )
+        if "keys" in self.__dict__:  # known already: not read again
+            fewer.__dict__["keys"] = self.keys.rows(index)
+        return fewer
 
     def on_genes(self, genes: Sequence[str]) -> Screen:
         """The same cells with these genes, in this order; library sizes stay."""
-        return replace(self, counts=_columns(self.counts, gene_positions(self.genes, genes)), genes=tuple(genes))
+        return replace(self, counts=take_genes(self.counts, gene_positions(self.genes, genes)), genes=tuple(genes))
 
 
 def read_screen(adata: AnnData, setup: Setup, genes: Sequence[str] | None = None) -> Screen:
     """Verify `adata` against `setup` and read it; `genes` selects and orders the columns by name."""
     raise_problems(problems(adata, setup), "this AnnData cannot be used as declared")
     counts, library = read_counts(adata, setup)
-    specs = read_specs(adata.obs, setup)
+    specs, condition = _conditions(adata.obs, setup)
     distinct = sorted(set(specs) - {ConditionSpec()}, key=lambda spec: (len(spec.parts), spec))
     conditions = (ConditionSpec(), *distinct)
     code = {spec: i for i, spec in enumerate(conditions)}
     context, contexts = read_contexts(adata.obs, setup)
-    split = np.full(adata.n_obs, "train") if setup.split_key is None else adata.obs[setup.split_key].astype(str).to_numpy()
     if genes is not None:
-        counts = _columns(counts, gene_positions(adata.var_names, genes))
+        counts = take_genes(counts, gene_positions(adata.var_names, genes))
     return Screen(
         counts=counts,
         library=library,
         genes=tuple(adata.var_names) if genes is None else tuple(genes),
-        cells=tuple(adata.obs_names),
+        cells=adata.obs_names.to_numpy(),
         conditions=conditions,
-        condition=np.array([code[spec] for spec in specs]),
+        condition=np.array([code[spec] for spec in specs], dtype=np.int32)[condition],
         contexts=contexts,
         context=context,
-        covariates=adata.obs[list(setup.covariate_keys)].astype(str),
-        split=np.asarray(split, dtype=str),
+        covariates=_covariates(adata.obs, setup),
+        split=_splits(adata.obs, setup),
     )
+
+
+def _covariates(obs: pd.DataFrame, setup: Setup) -> pd.DataFrame:
+    return pd.DataFrame({key: texts(obs[key]) for key in setup.covariate_keys}, index=obs.index)
+
+
+def _splits(obs: pd.DataFrame, setup: Setup) -> np.ndarray:
+    """Of every cell; with no column of them all are for training, which takes no memory."""
+    if setup.split_key is None:
+        return np.broadcast_to(np.array("train"), len(obs))
+    rows, codes = distinct_rows(obs, [setup.split_key])
+    return np.array([level for (level,) in rows], dtype=object)[codes]
 
 
 def read_cells(
@@ -143,7 +163,7 @@ def read_cells(
     raise_problems([*found, *layer_problems(adata, replace(setup, library_size_key=None))], "these cells cannot be used")
     positions = np.arange(adata.n_obs)
     if controls_only and setup.perturbation_key in adata.obs:
-        positions = np.flatnonzero(is_control_mask(adata.obs[setup.perturbation_key].astype(str), setup))
+        positions = np.flatnonzero(is_control_mask(texts(adata.obs[setup.perturbation_key]), setup))
         if not len(positions):
             raise DataError(
                 f"none of these cells is a control ({setup.perturbation_key} = {setup.control!r}): predictions start from control cells"
@@ -153,26 +173,27 @@ def read_cells(
     context, contexts = read_contexts(obs, setup)
     n = len(positions)
     screen = Screen(
-        _columns(counts[positions], columns),
+        take_genes(take_rows(counts, positions), columns),
         library[positions],
         tuple(genes),
-        tuple(obs.index),
+        obs.index.to_numpy(),
         (ConditionSpec(),),
-        np.zeros(n, dtype=np.int64),
+        np.zeros(n, dtype=np.int32),
         contexts,
         context,
-        obs[list(setup.covariate_keys)].astype(str),
+        _covariates(obs, setup),
         np.full(n, "train"),
     )
     return screen, positions
 
 
-def read_counts(adata: AnnData, setup: Setup) -> tuple[sparse.csr_matrix, np.ndarray]:
+def read_counts(adata: AnnData, setup: Setup) -> tuple[CellSource, np.ndarray]:
     """Integer counts (n x G) and library sizes (n)."""
+    library = library_sizes(adata.obs, setup)
+    if is_stored(adata, setup.layer):
+        store, facts = stored(adata, setup)
+        return StoredCounts(store), facts.totals if library is None else library
     counts = as_csr(adata, setup.layer)
-    library = None
-    if setup.library_size_key is not None:
-        library = pd.to_numeric(adata.obs[setup.library_size_key].astype(str)).to_numpy(dtype=np.float32)
     if setup.matrix_state == "log1p":
         counts = counts_from_log1p(counts, library)
     if library is None:
@@ -182,11 +203,15 @@ def read_counts(adata: AnnData, setup: Setup) -> tuple[sparse.csr_matrix, np.nda
 
 def read_specs(obs: pd.DataFrame, setup: Setup) -> list[ConditionSpec]:
     """The condition of every row; controls are the empty set at dose 0 and time 0."""
-    columns = [obs[setup.perturbation_key].astype(str)]
-    columns += [obs[key].astype(str) for key in (setup.dose_key, setup.time_key) if key is not None]
-    rows = list(zip(*columns, strict=True))
-    known = {row: _spec(row, setup) for row in set(rows)}
-    return [known[row] for row in rows]
+    specs, codes = _conditions(obs, setup)
+    return [specs[code] for code in codes.tolist()]
+
+
+def _conditions(obs: pd.DataFrame, setup: Setup) -> tuple[list[ConditionSpec], np.ndarray]:
+    """Conditions as they are written (some may be the same), and which of them every row has."""
+    keys = [setup.perturbation_key, *(key for key in (setup.dose_key, setup.time_key) if key is not None)]
+    rows, codes = distinct_rows(obs, keys)
+    return [_spec(row, setup) for row in rows], codes
 
 
 def _spec(row: tuple[str, ...], setup: Setup) -> ConditionSpec:
@@ -214,23 +239,10 @@ def _time(value: str) -> float:
 
 def read_contexts(obs: pd.DataFrame, setup: Setup) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
     """Which controls belong with which cells: one code per distinct level of `match_keys`."""
-    if not setup.match_keys:
-        return np.zeros(len(obs), dtype=np.int64), ((),)
-    rows = list(obs[list(setup.match_keys)].astype(str).itertuples(index=False, name=None))
-    contexts = tuple(sorted(set(rows)))
+    rows, codes = distinct_rows(obs, setup.match_keys)
+    contexts = tuple(sorted(rows))
     code = {level: i for i, level in enumerate(contexts)}
-    return np.array([code[row] for row in rows], dtype=np.int64), contexts
-
-
-def _columns(counts: sparse.csr_matrix, positions: np.ndarray) -> sparse.csr_matrix:
-    """The genes at `positions` (-1: zeros), each row sorted: sums over a row then give the same bits whatever the order in the file."""
-    there = positions >= 0
-    chosen = counts[:, positions[there]]
-    if not there.all():
-        columns = np.flatnonzero(there)[chosen.indices]
-        chosen = sparse.csr_matrix((chosen.data, columns, chosen.indptr), shape=(counts.shape[0], len(positions)))
-    chosen.sort_indices()
-    return chosen
+    return np.array([code[row] for row in rows], dtype=np.int32)[codes], contexts
 
 
 def gene_positions(have: Iterable[str], want: Sequence[str], *, missing_genes: str | None = None) -> np.ndarray:

@@ -13,7 +13,7 @@ follow the most similar contexts as far as that was right for contexts left out 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,6 +23,7 @@ from scipy import sparse
 
 from counterflow.effects.additive import AdditiveRule, MeanEffects
 from counterflow.effects.combinations import Combinations
+from counterflow.effects.moments import group_moments
 from counterflow.effects.pooling import parts_of
 from counterflow.effects.similarity import similar_mean, strong
 from counterflow.effects.stacking import learnt_weight
@@ -62,10 +63,14 @@ class MeasuredEffects:
         condition: NDArray,
         contexts: Sequence[Level],
         context: NDArray,
+        blocks: Iterable[NDArray] | None = None,
     ) -> MeasuredEffects:
-        """From cells: `values` gives rows of the space (n x F); condition 0 is the control. Contexts without controls are ignored."""
-        pairs = sorted(set(zip(condition.tolist(), context.tolist(), strict=True)))
-        moments = {pair: _moments(values(np.flatnonzero((condition == pair[0]) & (context == pair[1])))) for pair in pairs}
+        """From cells: `values` gives rows of the space (n x F); condition 0 is the control. Contexts without controls are ignored.
+
+        `blocks`: see `counterflow.effects.moments`.
+        """
+        moments = group_moments(values, condition, context, blocks)
+        pairs = list(moments)
         total = sum(n for n, _, _ in moments.values())
         pooled = sum(n * variance for n, _, variance in moments.values()) / max(total, 1)
 
@@ -104,16 +109,6 @@ class MeasuredEffects:
     def on(self, features: NDArray[np.int64]) -> MeasuredEffects:
         """The same on some features."""
         return replace(self, effect=self.effect[:, features], noise=self.noise[:, features], control=self.control[:, features])
-
-
-def _moments(cells: NDArray | sparse.csr_matrix) -> tuple[int, NDArray, NDArray]:
-    """Number, mean and variance of each feature; sparse cells stay sparse."""
-    if isinstance(cells, sparse.csr_matrix):
-        exact = cells.astype(np.float64)
-        mean = np.asarray(exact.mean(0)).ravel()
-        return cells.shape[0], mean, np.maximum(np.asarray(exact.multiply(exact).mean(0)).ravel() - mean**2, 0)
-    exact = np.asarray(cells, dtype=np.float64)
-    return len(exact), exact.mean(0), exact.var(0)
 
 
 def shrunk(effect: NDArray, noise: NDArray) -> NDArray:

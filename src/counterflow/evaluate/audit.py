@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from counterflow.data.ledger import STAGES, CellKeys, Ledger, content_hashes, hashes
 from counterflow.data.schema import raise_problems, setup_of
 from counterflow.data.screen import Screen, read_screen
+from counterflow.data.source import batches
 from counterflow.data.splits import SPLITS, audit
 from counterflow.errors import DataError
 
@@ -189,12 +190,17 @@ def surprise(cells: Screen) -> NDArray[np.float64]:
     """How improbable the counts of each cell are (n, in nats), as Poisson counts at the mean rates of all: small for empty ones."""
     from scipy.special import gammaln
 
-    counts = cells.counts
-    total = np.asarray(counts.sum(1), dtype=np.float64).ravel()
-    rate = np.asarray(counts.sum(0), dtype=np.float64).ravel() / max(total.sum(), 1.0)
-    log_mean = np.log(np.maximum(rate, 1e-300))[counts.indices] + np.log(np.maximum(total, 1.0)).repeat(np.diff(counts.indptr))
-    terms = counts.data * log_mean - gammaln(counts.data.astype(np.float64) + 1.0)
-    return total - np.bincount(np.arange(len(total)).repeat(np.diff(counts.indptr)), weights=terms, minlength=len(total))
+    rate, result = np.zeros(cells.counts.shape[1]), np.zeros(cells.counts.shape[0])
+    for rows in batches(cells.counts):
+        rate += np.asarray(cells.counts[rows].sum(0, dtype=np.float64)).ravel()
+    log_rate = np.log(np.maximum(rate / max(rate.sum(), 1.0), 1e-300))
+    for rows in batches(cells.counts):
+        counts = cells.counts[rows]
+        total = np.asarray(counts.sum(1), dtype=np.float64).ravel()
+        log_mean = log_rate[counts.indices] + np.log(np.maximum(total, 1.0)).repeat(np.diff(counts.indptr))
+        terms = counts.data * log_mean - gammaln(counts.data.astype(np.float64) + 1.0)
+        result[rows] = total - np.bincount(np.arange(len(total)).repeat(np.diff(counts.indptr)), weights=terms, minlength=len(total))
+    return result
 
 
 def _without_features(model: CounterFlow, screen: Screen, subset: str) -> list[str]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from counterflow.data.matrix import log_normalised
 from counterflow.data.schema import Setup, setup_of
 from counterflow.data.screen import Screen, describe, gene_positions, read_screen
+from counterflow.data.source import take_genes
 from counterflow.data.split_file import SEPARATOR
 from counterflow.errors import DataError
 from counterflow.types import ConditionSpec
@@ -103,7 +104,7 @@ class Truth:
     def on_genes(self, genes: list[str], seed: int) -> Truth:
         """The same truth on fewer genes, for models that predict a selection."""
         columns = gene_positions(self.screen.genes, genes)
-        screen = replace(self.screen, counts=self.screen.counts[:, columns], genes=tuple(genes))
+        screen = replace(self.screen, counts=take_genes(self.screen.counts, columns), genes=tuple(genes))
         fewer = replace(self, screen=screen, units=tuple(replace(unit, kept=unit.kept[columns]) for unit in self.units))
         return replace(fewer, contexts=_contexts(fewer, seed))
 

@@ -12,6 +12,7 @@ from counterflow.spaces.base import log_normalise
 from counterflow.spaces.counts import fit_dispersion
 from counterflow.spaces.poisson import fit_poisson
 
+_DENSE_CELLS = 16384  # made dense together
 _DECODER_CELLS = 5000  # enough for 50 weights per gene; bounds the memory of the fit
 
 
@@ -57,7 +58,9 @@ class PCASpace(nn.Module):
             shape = "{} cells and {} genes".format(*values.shape)
             raise ConfigError(f"n_components={self.state_shape[0]} is more than {shape} have: take at most {min(values.shape)}")
         pca = PCA(self.state_shape[0], svd_solver="arpack" if min(values.shape) > self.state_shape[0] else "full", random_state=seed)
-        states = pca.fit(values if min(values.shape) > self.state_shape[0] else values.toarray()).transform(values.toarray())
+        pca.fit(values if min(values.shape) > self.state_shape[0] else values.toarray())
+        starts = range(0, values.shape[0], _DENSE_CELLS)
+        states = np.concatenate([pca.transform(values[start : start + _DENSE_CELLS].toarray()) for start in starts])
         self.mean.copy_(torch.from_numpy(np.asarray(pca.mean_).ravel()))
         self.loadings.copy_(torch.from_numpy(pca.components_.T.copy()))
         self.scale.fill_(float(states.std()))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterflow.data.screen import Screen
+from counterflow.data.source import whole
 from counterflow.evaluate.baselines.cells import log_expression, move_cells, quantile_mapped
 from counterflow.evaluate.baselines.rule import Level, MeasuredRule, Situation
 from counterflow.types import ConditionSpec
@@ -94,7 +95,7 @@ class QuantileMap(ContextRule):
 
     def cells_of(self, spec: ConditionSpec, context: Level, controls: Screen) -> NDArray[np.float32]:
         """Mapped cells."""
-        expression = log_expression(controls.counts, controls.library)
+        expression = log_expression(whole(controls.counts), controls.library)
         nearest = list(self.weights(spec, expression.mean(0, dtype=np.float64)).items())[:2] if spec.parts else []
         if not nearest:
             return move_cells(expression, self.additive(spec) if spec.parts else None)
@@ -132,7 +133,7 @@ class ResampleNearest(ContextRule):
 
     def cells_of(self, spec: ConditionSpec, context: Level, controls: Screen) -> NDArray[np.float32]:
         """As many cells as there are controls, drawn at random."""
-        expression = log_expression(controls.counts, controls.library)
+        expression = log_expression(whole(controls.counts), controls.library)
         control = expression.mean(0, dtype=np.float64)
         real = self._donors(spec, control) if spec.parts else None
         if real is None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterflow.data.screen import Screen
+from counterflow.data.source import whole
 from counterflow.evaluate.baselines.cells import log_expression, move_cells
 from counterflow.evaluate.baselines.rule import Level, MeasuredRule, Situation
 from counterflow.types import ConditionSpec
@@ -30,7 +31,7 @@ class Interpolate(MeasuredRule):
 
     def cells_of(self, spec: ConditionSpec, context: Level, controls: Screen) -> NDArray[np.float32]:
         """Controls replaced by real cells of the level below (or left alone) and above."""
-        expression = log_expression(controls.counts, controls.library)
+        expression = log_expression(whole(controls.counts), controls.library)
         here = np.isin(self.cells.context, [c for c, level in enumerate(self.cells.contexts) if level == context])
         measured = sorted({self.cells.conditions[c] for c in np.unique(self.cells.condition[here & ~self.cells.is_control])})
         levels = {_where(other): other for other in measured if other.parts == spec.parts and _comparable(other, spec)}

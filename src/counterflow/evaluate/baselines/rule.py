@@ -12,6 +12,7 @@ from scipy import sparse
 
 from counterflow.data.schema import setup_of
 from counterflow.data.screen import Screen, read_cells, read_screen, read_specs, requested, write_condition
+from counterflow.data.source import whole
 from counterflow.effects.additive import AdditiveRule, MeanEffects, mean_effects
 from counterflow.evaluate.baselines.cells import log_expression, move_cells, transport_cells
 from counterflow.types import ConditionSpec
@@ -90,10 +91,10 @@ class Rule:
 
     def cells_of(self, spec: ConditionSpec, context: Level, controls: Screen) -> NDArray[np.float32]:
         """Predicted log expression (n x G) of these control cells, all of one context."""
-        expression = log_expression(controls.counts, controls.library)
+        expression = log_expression(whole(controls.counts), controls.library)
         effect = self.effect(spec, context, expression.mean(0, dtype=np.float64)) if spec.parts else None
         if self.decoder == "counts":
-            return transport_cells(controls.counts, controls.library, effect, controls.cells)
+            return transport_cells(whole(controls.counts), controls.library, effect, controls.cells)
         return move_cells(expression, effect)
 
     def predict(self, adata: AnnData, conditions: str | list[str] | pd.DataFrame) -> AnnData:

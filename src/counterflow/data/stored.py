@@ -1,0 +1,166 @@
+"""An AnnData whose matrix stays on disk: opened, checked once, and read from the cache of it where there is one.
+
+``anndata.read_h5ad(path, backed="r")`` or `open_h5ad` say that the matrix is to stay on disk; nothing else is different for the user.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import warnings
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from counterflow.data.cache import cache_of
+from counterflow.data.facts import Facts, scan
+from counterflow.data.files import _why_not_read, check_h5ad
+from counterflow.data.h5_store import H5Store
+from counterflow.data.matrix import named, place, sparse_remarks, unrecovered_problem
+from counterflow.data.source import Store
+from counterflow.data.values import value_problems
+from counterflow.errors import DataError, near, warn
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from counterflow.data.schema import Setup
+
+
+class Stored(NamedTuple):
+    """Counts on disk, and what is known of all of them."""
+
+    store: Store
+    facts: Facts
+
+
+_REMEMBERED = 4
+_known: dict[tuple, Stored] = {}  # of the files read last: a declaration is checked several times
+
+
+def open_h5ad(path: str | os.PathLike[str]) -> AnnData:
+    """Open an AnnData file whose matrices stay on disk: ``obs``, ``var`` and ``uns`` are read, X and layers when they are needed.
+
+    Raises
+    ------
+    DataError
+        As `read_h5ad`.
+    """
+    check_h5ad(path)
+    import h5py
+    from anndata import AnnData
+    from anndata.io import read_elem
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            handle = h5py.File(path, "r")
+            return AnnData(filename=handle, **{name: read_elem(handle[name]) for name in ("obs", "var", "uns") if name in handle})
+        except Exception as error:
+            raise DataError(_why_not_read(error, Path(path), repr(os.fspath(path)))) from error
+
+
+def size_on_disk(path: str | os.PathLike[str], layer: str | None) -> int:
+    """Stored values of the matrix of a file; 0 where there is none, which is told later."""
+    import h5py
+
+    with h5py.File(path, "r") as handle:
+        matrix = handle.get("X" if layer is None else f"layers/{layer}")
+        if isinstance(matrix, h5py.Dataset):
+            return int(matrix.size)
+        return len(matrix["indices"]) if matrix is not None and "indices" in matrix else 0
+
+
+def is_stored(adata: AnnData, layer: str | None) -> bool:
+    """Whether the matrix is to stay on disk; a view of a backed AnnData is read."""
+    return bool(adata.isbacked) and not adata.is_view and (layer is None or layer not in adata.layers)
+
+
+def stored(adata: AnnData, setup: Setup) -> Stored:
+    """The matrix on disk as declared, checked from its first value to its last, once."""
+    file = Path(adata.filename)
+    status, library = file.stat(), library_sizes(adata.obs, setup)
+    of_library = None if library is None or setup.matrix_state != "log1p" else blake2b(library.tobytes()).hexdigest()
+    key = (file.resolve(), status.st_size, status.st_mtime_ns, setup.layer, setup.matrix_state, of_library)
+    if key not in _known:
+        cache = cache_of(file, setup.layer, setup.matrix_state, of_library)
+        if cache is not None:
+            found = Stored(cache, cache.facts())
+        else:
+            store = H5Store(file, setup.layer, setup.matrix_state, library)
+            found = Stored(store, scan(store))
+        while len(_known) >= _REMEMBERED:
+            _known.pop(next(iter(_known)))
+        _known[key] = found
+    return _known[key]
+
+
+def warn_of_place(adata: AnnData, setup: Setup) -> None:
+    """Reading an h5ad in place takes much longer than reading the cache: say so, and what to do."""
+    if not is_stored(adata, setup.layer) or not isinstance(stored(adata, setup).store, H5Store):
+        return
+    words = ["counterflow", "convert", os.fspath(adata.filename)]
+    for name, value in setup.to_dict().items():
+        if name != "split_key" and value not in (None, [], False, "counts", "+"):
+            words += [f"--setup.{name}", json.dumps(value) if isinstance(value, list | bool) else str(value)]
+    warn(
+        f"cells are read from {Path(adata.filename).name!r} in place, which takes many times as long as from its cache; make that once: "
+        + shlex.join(words),
+        above=3,
+    )
+
+
+def library_sizes(obs: pd.DataFrame, setup: Setup) -> NDArray[np.float32] | None:
+    """Counts per cell over all genes, where a column says so."""
+    if setup.library_size_key is None or setup.library_size_key not in obs:
+        return None
+    column = obs[setup.library_size_key]
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":
+        return column.to_numpy(dtype=np.float32)
+    return pd.to_numeric(column.astype(str), errors="coerce").to_numpy(dtype=np.float32)
+
+
+def stored_problems(adata: AnnData, setup: Setup) -> list[str]:
+    """Every reason why the matrix on disk is not what it was declared to be."""
+    where = place(setup.layer)
+    try:
+        facts = stored(adata, setup).facts
+    except DataError as error:
+        return [str(error)]
+    if found := value_problems(facts.values, setup.matrix_state, where, lambda at: named(adata, at), lambda: []):
+        return found
+    if problem := unrecovered_problem(facts.unrecovered, adata.n_obs):
+        return [problem]
+    library = library_sizes(adata.obs, setup)
+    if library is None or not np.isfinite(library).all():
+        return []
+    if setup.matrix_state == "log1p" and (none := (library <= 0) & (facts.totals > 0)).any():
+        return [f"library_size_key={setup.library_size_key!r} is 0 in {int(none.sum())} cells that have values"]
+    if setup.matrix_state == "counts" and (short := library + 0.5 < facts.totals).any():
+        return [
+            f"library_size_key={setup.library_size_key!r} is smaller than the sum over the genes of the file in {int(short.sum())} cells: "
+            "it must count all genes of the cell"
+        ]
+    return []
+
+
+def layer_problem(adata: AnnData, layer: str | None) -> str | None:
+    """A layer that is not in the file."""
+    if layer is None:
+        return None
+    import h5py
+
+    with h5py.File(adata.filename, "r") as handle:
+        there = list(handle["layers"]) if "layers" in handle else []
+    return None if layer in there else f"layer={layer!r} is not in adata.layers: {near(layer, there)}"
+
+
+def stored_remarks(adata: AnnData, setup: Setup) -> list[str]:
+    """What does not stop a fit; of a matrix on disk without problems."""
+    facts = stored(adata, setup).facts
+    return sparse_remarks(adata, np.flatnonzero(facts.totals == 0), facts.constant())
