@@ -34,7 +34,7 @@ def copy(saved, tmp_path):
 def edit(folder, change):
     manifest = json.loads((folder / "model.json").read_text())
     change(manifest)
-    (folder / "model.json").write_text(json.dumps(manifest))
+    (folder / "model.json").write_text(json.dumps(checkpoint.signed(manifest)))
 
 
 def test_a_model_is_two_safetensors_files_and_json(saved):
@@ -75,6 +75,28 @@ def test_a_current_model_without_a_ledger_entry_is_refused(copy):
     edit(copy, lambda manifest: manifest.pop("ledger"))
     with pytest.raises(CheckpointError, match="unknown or missing entries: ledger"):
         CounterFlow.load(copy)
+
+
+def test_where_no_controls_are_kept_no_cell_is_in_the_files(declared, tmp_path, capsys):
+    from safetensors.numpy import load_file
+
+    from counterflow.cli import main
+
+    model = CounterFlow(declared, keep_controls=0, space_kwargs={"n_components": 4}, encoder_kwargs={"width": 8}, anchor="none")
+    model.train(max_steps=1, progress=False)
+    model.save(tmp_path / "model")
+    text = (tmp_path / "model" / "model.json").read_text()
+    assert not any(f'"{name}"' in text for name in declared.obs_names)
+    arrays = load_file(tmp_path / "model" / "arrays.safetensors")
+    assert arrays["reference.data"].size == arrays["reference.library"].size == 0
+    assert main(["info", str(tmp_path / "model"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["control cells kept"] == 0 and facts["trained on cells"] == declared.n_obs
+    assert facts["of these controls"] == int((declared.obs["perturbation"] == "control").sum())
+    assert facts["genes"] == list(declared.var_names) and facts["perturbation column"] == "perturbation"
+    edit(tmp_path / "model", lambda manifest: manifest["training"].pop("cells"))
+    assert main(["info", str(tmp_path / "model")]) == 2
+    assert "is not what counterflow writes" in capsys.readouterr().err
 
 
 def test_without_data_what_needs_data_says_so(saved):
@@ -152,10 +174,66 @@ def test_damage_is_found(copy, file):
         (lambda m: m["config"].update(no_such_option=1), "does not fit this version"),
         (lambda m: m["config"]["backbone_kwargs"].update(width=16), "the weights do not fit the model"),
         (lambda m: m["genes"].pop(), "the weights do not fit the model|does not fit this version"),
+        (lambda m: m["genes"].__setitem__(0, m["genes"][1]), "genes are not distinct names"),
+        (lambda m: m["config"].update(backbone=None), "backbone is None, not a name"),
+        (lambda m: m["config"]["backbone_kwargs"].update(width=10**12), "larger than its weights|does not fit this version"),
+        (lambda m: m["config"]["backbone_kwargs"].update(depth=10**9), "larger than its weights"),
+        (lambda m: m["config"]["space_kwargs"].update(n_components=10**9), "larger than its weights|does not fit this version"),
+        (lambda m: m["vocabulary"]["seen"].append("nobody"), "perturbations are not distinct names"),
+        (lambda m: m["setup"].update(matrix_state="raw"), "matrix_state is 'raw'"),
+        (lambda m: m["setup"].update(delimiter=None), "delimiter of the declaration is None"),
+        (lambda m: m["trust"].update(seen=[1e400, 0]), "not a number|the trust in 'seen'|not valid JSON"),
+        (lambda m: m["reference"]["cells"].pop(), "does not fit this version|kept controls"),
+        (lambda m: m["files"].update({"../../etc/passwd": {"sha256": "", "bytes": 0}}), "names files that no model has"),
     ],
 )
 def test_another_manifest_is_refused(copy, change, message):
     edit(copy, change)
+    with pytest.raises(CheckpointError, match=message):
+        CounterFlow.load(copy)
+
+
+def test_a_manifest_that_lost_a_bit_is_refused(copy):
+    text = (copy / "model.json").read_text()
+    (copy / "model.json").write_text(text.replace("\n", " "))
+    CounterFlow.load(copy)  # laid out in another way, it says the same
+    (copy / "model.json").write_text(text.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(CheckpointError, match="does not have the sha256 that it names"):
+        CounterFlow.load(copy)
+
+
+def resign(folder, file, change):
+    """Change arrays and make every sha256 right again: what a forger would do."""
+    from safetensors.numpy import load_file, save_file
+
+    arrays = {name: value.copy() for name, value in load_file(folder / file).items()}
+    change(arrays)
+    save_file(arrays, folder / file)
+    edit(folder, lambda manifest: manifest["files"][file].update(sha256=checkpoint._sha256(folder / file)))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("arrays.safetensors", lambda a: a["reference.indices"].__setitem__(0, 10**6), "kept controls are a damaged matrix"),
+        ("arrays.safetensors", lambda a: a["reference.indptr"].__setitem__(1, 10**6), "kept controls are a damaged matrix|does not fit"),
+        ("arrays.safetensors", lambda a: a["reference.data"].__setitem__(0, -1), "are not counts"),
+        ("arrays.safetensors", lambda a: a["reference.library"].__setitem__(0, np.nan), "library sizes"),
+        ("arrays.safetensors", lambda a: a["rule.genes.effect"].__setitem__((0, 0), np.nan), "measured effects on genes"),
+        (
+            "arrays.safetensors",
+            lambda a: a.update({"rule.states.control": a["rule.states.control"][:, 1:].copy()}),
+            "means of states",
+        ),
+        ("arrays.safetensors", lambda a: a.update(features=a["features"][1:].copy()), "does not fit|weights do not fit|features"),
+        ("weights.safetensors", lambda a: a["space.mean"].__setitem__(0, np.nan), "space.mean|mean holds values that are no numbers"),
+        ("weights.safetensors", lambda a: a.update({"space.mean": a["space.mean"].astype(np.float64)}), "mean holds torch.float64"),
+    ],
+)
+def test_numbers_that_no_fit_gives_are_refused(copy, file, change, message):
+    resign(copy, file, lambda arrays: None)
+    CounterFlow.load(copy)
+    resign(copy, file, change)
     with pytest.raises(CheckpointError, match=message):
         CounterFlow.load(copy)
 

@@ -16,6 +16,7 @@ MODEL_PARTS = (
     "stopping",
     "memory",
     "compiling",
+    "migrations",
     "checkpoint",
     "reference",
     "module",
@@ -29,6 +30,8 @@ MODEL_PARTS = (
     "requests",
     "effect_table",
     "recipe",
+    "bounded",
+    "soundness",
     "saving",
 )
 """In the order in which they may import each other: later ones the earlier ones."""

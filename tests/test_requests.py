@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,6 +82,33 @@ def test_missing_genes_are_zeros_where_they_may_be(fitted, tiny_screen):
         fitted.predict(adata[:, 2:].copy(), names(fitted)[0], missing_genes="zero")
     with pytest.raises(cf.ConfigError, match="missing_genes='zeros' is unknown: did you mean 'zero'"):
         fitted.predict(adata, names(fitted)[0], missing_genes="zeros")
+
+
+@pytest.mark.parametrize("library_size_key", [None, "depth"])
+def test_genes_are_aligned_by_name_to_the_bit_and_counted(tiny_screen, library_size_key):
+    adata = tiny_screen.adata.copy()
+    adata.obs["depth"] = np.asarray(adata.X.sum(1)).ravel()
+    cf.CounterFlow.setup_anndata(adata, perturbation_key="perturbation", control="control", library_size_key=library_size_key)
+    model = cf.CounterFlow(adata, **TINY)
+    model.train(max_steps=1, progress=False)
+    controls = adata[adata.obs["perturbation"] == "control"].copy()
+    draw = np.random.default_rng(0)
+    count = 3 if library_size_key else 0  # without a library size, a count of another gene is a count of the cell
+    others = anndata.AnnData(np.full((controls.n_obs, 7), count), var=pd.DataFrame(index=[f"other{i}" for i in range(7)]))
+    superset = anndata.concat([anndata.AnnData(controls.X, var=controls.var[[]]), others], axis=1)
+    superset.obs = controls.obs
+    superset = superset[:, draw.permutation(superset.n_vars)].copy()
+    permuted = controls[:, draw.permutation(controls.n_vars)].copy()
+    expected = model.predict(controls, names(model)[0])
+    for given, extra in ((controls, 0), (permuted, 0), (superset, 7), (None, 0)):
+        cells = model.predict(given, names(model)[0])
+        assert cells.uns["counterflow"]["genes"] == {"used": 30, "extra": extra, "missing": 0}
+        assert np.array_equal(cells.layers["mean"], expected.layers["mean"])
+        assert np.array_equal(cells.layers["counts"].toarray(), expected.layers["counts"].toarray())
+    with pytest.warns(cf.CounterflowWarning, match="7 genes of these cells are not the model's"):
+        model.predict(superset, names(model)[0])
+    fewer = model.predict(superset[:, superset.var_names != model.genes[0]].copy(), names(model)[0], missing_genes="zero")
+    assert fewer.uns["counterflow"]["genes"] == {"used": 29, "extra": 7, "missing": 1}
 
 
 def sparse_without(matrix, gene: int):

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from counterflow.errors import CheckpointError
+from counterflow.migrations import ADDED, brought_up_to_date
 
 if TYPE_CHECKING:
     from torch import Tensor  # a manifest is read without torch
 
-FORMAT, SCHEMA = "counterflow-model", 4
+FORMAT, SCHEMA, OLDEST = "counterflow-model", 4, 3
 KEYS = {
     "format",
     "schema",
@@ -38,7 +39,9 @@ KEYS = {
     "training",
     "ledger",
     "files",
+    "sha256",
 }
+_OBJECTS = ("config", "setup", "vocabulary", "trust", "reference", "training", "files")  # entries that are JSON objects
 WEIGHTS, ARRAYS, MANIFEST = "weights.safetensors", "arrays.safetensors", "model.json"
 
 
@@ -63,8 +66,8 @@ def write(
             save_weights({name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}, partial / WEIGHTS)
             save_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()}, partial / ARRAYS)
             files = {name: {"sha256": _sha256(partial / name), "bytes": (partial / name).stat().st_size} for name in (WEIGHTS, ARRAYS)}
-            text = json.dumps({"format": FORMAT, "schema": SCHEMA, **manifest, "files": files}, indent=1, sort_keys=True)
-            (partial / MANIFEST).write_text(text, encoding="utf-8")
+            whole = signed({"format": FORMAT, "schema": SCHEMA, **manifest, "files": files})
+            (partial / MANIFEST).write_text(json.dumps(whole, indent=1, sort_keys=True), encoding="utf-8")
             for name in (WEIGHTS, ARRAYS, MANIFEST):
                 _fsync(partial / name)
             _fsync(partial)
@@ -175,25 +178,52 @@ def model_dir(path: str | os.PathLike[str]) -> Path:
     raise CheckpointError(f"{os.fspath(path)!r} holds no model ({MANIFEST} not found): give a run directory or a saved model")
 
 
+def keys_of(schema: int) -> set[str]:
+    """The entries of a ``model.json`` of this schema."""
+    return KEYS - {name for later, names in ADDED.items() if later > schema for name in names}
+
+
+def signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with the sha256 of all of its other entries: a copy that lost a bit on its way is found, however it is laid out."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return {**rest, "sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+
+
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The checked ``model.json``."""
     file = model_dir(path) / MANIFEST
+    shown = repr(os.fspath(file))
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{os.fspath(file)!r} is not valid JSON ({error}): the file is damaged") from None
+        manifest = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+        raise CheckpointError(f"{shown} is not valid JSON ({error}): the file is damaged") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {shown}: {error.strerror}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{os.fspath(file)!r} is not a {FORMAT} file")
-    if not isinstance(manifest.get("schema"), int) or manifest["schema"] > SCHEMA:
+        raise CheckpointError(f"{shown} is not a {FORMAT} file")
+    if type(manifest.get("schema")) is not int or manifest["schema"] > SCHEMA:
         raise CheckpointError(
             f"this model was written by counterflow {manifest.get('package_version')} (schema {manifest.get('schema')}): upgrade"
         )
-    if manifest["schema"] < SCHEMA:  # of development versions only
+    if manifest["schema"] < OLDEST:  # of development versions only
         raise CheckpointError(f"this model was written by a version before the first release (schema {manifest['schema']}): fit it again")
-    if set(manifest) != KEYS:
-        odd = sorted(set(manifest) ^ KEYS)
-        raise CheckpointError(f"{os.fspath(file)!r} has unknown or missing entries: {', '.join(odd)}")
-    return manifest
+    if set(manifest) != keys_of(manifest["schema"]):
+        odd = sorted(set(manifest) ^ keys_of(manifest["schema"]))
+        raise CheckpointError(f"{shown} has unknown or missing entries: {', '.join(odd)}")
+    try:
+        same = signed(manifest)["sha256"] == manifest["sha256"]
+    except UnicodeEncodeError:  # half a character
+        same = False
+    if not same:
+        raise CheckpointError(f"{shown} does not have the sha256 that it names: the file is damaged or was changed")
+    for name in _OBJECTS:
+        if not isinstance(manifest[name], dict):
+            raise CheckpointError(f"{name!r} in {shown} is not an object: the file was changed")
+    return brought_up_to_date(manifest)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not a number")
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, np.ndarray]]:
@@ -203,13 +233,22 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
     from safetensors.torch import load_file as load_weights
 
     root, manifest = model_dir(path), read_manifest(path)
+    if set(manifest["files"]) != {WEIGHTS, ARRAYS}:
+        raise CheckpointError(f"{MANIFEST} in {os.fspath(root)!r} names files that no model has: the file was changed")
     for name in (WEIGHTS, ARRAYS):
-        file = root / name
+        file, named = root / name, manifest["files"].get(name)
         if not file.is_file():
             raise CheckpointError(f"{os.fspath(file)!r} is missing: copy the whole model directory")
-        if _sha256(file) != manifest["files"].get(name, {}).get("sha256"):
+        if not isinstance(named, dict) or _sha256(file) != named.get("sha256"):
             raise CheckpointError(f"{os.fspath(file)!r} does not have the sha256 that {MANIFEST} gives: the file is damaged or was changed")
     try:
         return manifest, load_weights(root / WEIGHTS), load_arrays(root / ARRAYS)
-    except SafetensorError as error:
+    except (
+        SafetensorError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise CheckpointError(f"{os.fspath(root)!r} holds a damaged safetensors file: {error}") from None

@@ -32,10 +32,14 @@ def warn(text: str, above: int = 1) -> None:
     warnings.warn(text, CounterflowWarning, stacklevel=2 + above)
 
 
+_LONGEST_NAME = 200  # letters: comparing names takes the square of that
+
+
 def near(name: object, options: Iterable[object], *, most: int = 8) -> str:
     """The end of an error message about an unknown `name`: its near matches, else what there is."""
     known = [str(option) for option in options]
-    close = get_close_matches(str(name), known, n=3, cutoff=0.6)
+    short = [option for option in known if len(option) <= _LONGEST_NAME]
+    close = get_close_matches(str(name)[:_LONGEST_NAME], short, n=3, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(repr(match) for match in close) + "?"
     if not known:

@@ -53,7 +53,16 @@ from counterflow.prediction import (
 from counterflow.recentring import Origins, Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
-from counterflow.requests import check_library, check_n_cells, kinds_by_label, matching_rows, requested_specs, support_labels, trusted
+from counterflow.requests import (
+    check_library,
+    check_n_cells,
+    gene_report,
+    kinds_by_label,
+    matching_rows,
+    requested_specs,
+    support_labels,
+    trusted,
+)
 from counterflow.resuming import planned_steps
 from counterflow.spaces.base import StateSpace
 from counterflow.spaces.counts import cell_seeds, distinct_names
@@ -76,7 +85,7 @@ class CounterFlow:
     backbone
         ``mlp``, ``dit``, ``set``, ``ssm``; or ``"package.module:Name"``, a class, or a ready `nn.Module`.
     space
-        ``pca``, ``latent`` (an scVI autoencoder, or a trained `scvi.model.SCVI`), or ``raw``.
+        ``pca``, ``latent`` (an scVI autoencoder), or ``raw``; or a trained `scvi.model.SCVI` (`counterflow.spaces.latent.load_scvi`).
     source, coupling
         What flows, and how it is paired. Default: ``control`` with ``ot`` in pca and latent, ``noise`` with ``independent`` in raw.
     prediction
@@ -434,7 +443,8 @@ class CounterFlow:
         AnnData
             One row per condition and control cell. ``X``: log1p of counts per 10,000; ``layers["counts"]`` (integers) and
             ``layers["mean"]`` (their expectation); ``obs``: that of the control with the new condition, ``source_cell`` and
-            ``support`` (``seen``, ``components-seen``, ``features-only``, ``unseen-context``); ``uns["counterflow"]``: how it was made.
+            ``support`` (``seen``, ``components-seen``, ``features-only``, ``unseen-context``); ``uns["counterflow"]``: how it was made;
+            its ``genes``: how many were found by name (used), left out (extra) and counted as zero (missing).
 
         Notes
         -----
@@ -490,6 +500,7 @@ class CounterFlow:
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
         cells, obs, var = self._controls(adata, missing_genes)
+        genes = gene_report(self.genes, self.genes if adata is None else adata.var_names)
         names, cells = cells.cells, replace(cells, cells=distinct_names(cells.cells))
         origins, asked = self._origins(), []
         for i in range(len(specs)):
@@ -498,7 +509,7 @@ class CounterFlow:
                 draw = np.random.default_rng([how.seed, 1])
                 rows = np.sort(np.concatenate([draw.permutation(rows) for _ in range(-(-n_cells // len(rows)))])[:n_cells])
             asked.append(rows)
-        uns = made_by(self.config, how, specs, self.setup)
+        uns = made_by(self.config, how, specs, self.setup) | {"genes": genes}
         for i, part in blocks_of([len(rows) for rows in asked], most):
             if part.start == 0:
                 rows, some = asked[i], cells.rows(asked[i])
@@ -555,7 +566,8 @@ class CounterFlow:
         check_n_cells(n_cells)
         check_interval(interval, cells)
         if interval is not None and self.intervals is None:
-            raise ConfigError("this model learnt no intervals (anchor='none'): call predict_effect(..., interval=None)")
+            why = "anchor='none'" if self.rule is None else "it was saved by an older version: fit it again"
+            raise ConfigError(f"this model learnt no intervals ({why}); without them: predict_effect(..., interval=None)")
         some = self.effects(
             adata, conditions, cells, seed, n_cells=n_cells, n_steps=n_steps, on_unknown=on_unknown, missing_genes=missing_genes
         )

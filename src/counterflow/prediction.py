@@ -175,11 +175,13 @@ def counterfactual(
         after = correction.apply(control, end, rows)
         _check_finite(after)
         expected = correction.rates(space.decode(after, exposure[rows]), rows)
+        _check_finite(torch.from_numpy(expected))
         if decoder == "round":
             return round_counts(expected), expected
         if decoder == "sample":
             return draw_nb(expected, dispersion, how.seed, seeds[rows]), expected
         dense, before = counts.toarray(), space.decode(control, exposure[rows])
+        _check_finite(torch.from_numpy(before))
         drawn = transport(dense, before, expected, dispersion, how.seed, seeds[rows])
         return drawn, transport_mean(dense, before, expected)
 
@@ -204,6 +206,7 @@ def new_cells(
         after = correction.apply(control, end, rows) if noise is None else end + correction.anchor[torch.from_numpy(correction.group[rows])]
         _check_finite(after)
         expected = correction.rates(space.decode(after, exposure[rows]), rows)
+        _check_finite(torch.from_numpy(expected))
         drawn = round_counts(expected) if space.decoder == "round" else draw_nb(expected, dispersion, how.seed, seeds[rows])
         return drawn, expected
 

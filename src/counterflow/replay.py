@@ -122,7 +122,7 @@ def what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         found.append(f"data: {before['data'].get('path')} then, {now['data'].get('path')} now, with other cells, genes, labels or counts")
     if "split_hash" in now and before.get("split_hash") != now["split_hash"]:
         found.append("split: other conditions are held out")
-    if "config" in now and "config" in before:
+    if isinstance(now.get("config"), dict) and isinstance(before.get("config"), dict):
         ours = ("out", "data", "split", "held_out")  # where things lie; what they hold is in the lines above
         changed = [name for name in differences(before["config"], now["config"]) if name.split(".")[0] not in ours]
         found += [f"options: {', '.join(changed)}"] if changed else []

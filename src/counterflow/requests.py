@@ -90,6 +90,12 @@ def check_library(cells: Screen, extra_genes: Sequence[str], reference: Referenc
         warn(f"{len(extra_genes)} genes of these cells are not the model's (first: {listed(extra_genes)}): they are left out", above=3)
 
 
+def gene_report(genes: Sequence[str], given: Sequence[str]) -> dict[str, int]:
+    """How many of the model's genes were found by name among those of the given cells, and how many were not needed, or not there."""
+    used = len(set(genes) & set(given))
+    return {"used": used, "extra": len(given) - used, "missing": len(genes) - used}
+
+
 def support_labels(spec: ConditionSpec, cells: Screen, vocabulary: Vocabulary) -> list[str]:
     """How far training carries the prediction of each cell."""
     label = vocabulary.support(spec)

@@ -138,6 +138,13 @@ class RunDirectory:
         """The content of run.json."""
         return self._read(self.facts, json.loads, ("data", "versions"))
 
+    def data_path(self) -> str:
+        """Where the screen of the run was, by run.json."""
+        path = self.read_facts()["data"].get("path")
+        if not isinstance(path, str):
+            raise ConfigError(f"{os.fspath(self.facts)!r} does not say what the run was fitted on: give the FILE")
+        return path
+
     def read_config(self) -> dict[str, Any]:
         """The content of config.yaml."""
         return self._read(self.config, yaml.safe_load, ())
@@ -182,14 +189,15 @@ class RunDirectory:
                 "or start anew with --overwrite"
             )
         before = self.read_facts()
-        if before["data"]["sha256"] != facts["data"]["sha256"]:
+        if before["data"].get("sha256") != facts["data"]["sha256"]:
             if not force_data:
                 raise DataError(
-                    f"the data changed since this run was started ({before['data']['path']}): start anew with --overwrite, "
+                    f"the data changed since this run was started ({before['data'].get('path')}): start anew with --overwrite, "
                     "or go on with --force_data"
                 )
-            return {"data_before": [*before.get("data_before", []), before["data"]]}
-        if before["split_hash"] != facts["split_hash"]:
+            earlier = before.get("data_before", [])
+            return {"data_before": [*(earlier if isinstance(earlier, list) else []), before["data"]]}
+        if before.get("split_hash") != facts["split_hash"]:
             raise DataError("the split changed since this run was started: start anew with --overwrite")
         return {"data_before": before["data_before"]} if "data_before" in before else {}
 

@@ -10,19 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from counterflow import checkpoint, spaces
+from counterflow import checkpoint, soundness, spaces
+from counterflow.bounded import no_larger_than
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.ledger import Ledger
 from counterflow.data.schema import Setup
 from counterflow.data.screen import condition_label
 from counterflow.effects.intervals import Intervals
-from counterflow.errors import CheckpointError, ConfigError
+from counterflow.errors import CheckpointError, CounterflowError
 from counterflow.recentring import Recentring, Trust
 from counterflow.reference import Reference
 
 if TYPE_CHECKING:
     from counterflow.model import CounterFlow
 
+_OF_ODD_VALUES = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 _READY_MODULE = "<nn.Module>"  # what the file says of a backbone that only the caller can rebuild
 
 
@@ -91,6 +93,8 @@ def load(cls: type[CounterFlow], path: Path, backbone: nn.Module | None, trust_p
     """Rebuild a model from the directory `path`."""
     manifest, weights, arrays = checkpoint.read(path)
     config: dict[str, Any] = manifest["config"]
+    for problem in soundness.config_problems(config):
+        raise CheckpointError(f"the model in {str(path)!r} is not what counterflow writes: {problem}")
     name = config["backbone"]
     if backbone is not None:
         config["backbone"] = backbone
@@ -100,9 +104,13 @@ def load(cls: type[CounterFlow], path: Path, backbone: nn.Module | None, trust_p
         package = name.split(":")[0].split(".")[0]
         raise CheckpointError(f"this model needs the code {name!r}: if you trust it, load(..., trust_packages=[{package!r}])")
     try:
-        return _rebuild(cls, manifest, config, weights, arrays)
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        model = _rebuild(cls, manifest, config, weights, arrays)
+        soundness.check(model)
+    except CheckpointError as error:
+        raise CheckpointError(f"the model in {str(path)!r} cannot be used: {error}") from error
+    except (CounterflowError, *_OF_ODD_VALUES) as error:
         raise CheckpointError(f"the model in {str(path)!r} does not fit this version of counterflow: {error}") from error
+    return model
 
 
 def _rebuild(
@@ -114,7 +122,8 @@ def _rebuild(
     model.genes = tuple(manifest["genes"])
     model.vocabulary = Vocabulary.from_dict(manifest["vocabulary"])
     model.features = arrays["features"]
-    model.space = spaces.build(config["space"], len(model.genes), **config["space_kwargs"])
+    with no_larger_than(weights):
+        model.space = spaces.build(config["space"], len(model.genes), **config["space_kwargs"])
     model.reference = Reference.from_saved(manifest["reference"], arrays, len(model.genes))
     model.rule = None if manifest["rule"] is None else Recentring.from_parts(manifest["rule"], arrays)
     model.trust = {str(kind): Trust(float(mean), float(spread), int(n)) for kind, (mean, spread, n) in manifest["trust"].items()}
@@ -123,7 +132,8 @@ def _rebuild(
     model.trained_on = {key: value for key, value in manifest["training"].items() if key not in ("history", "conditions", "on_target")}
     model.history = manifest["training"]["history"]
     order = torch.arange(int(np.prod(model.space.state_shape)))  # the stored order comes with the weights
-    model.module = model.build_module(order, model.vocabulary.seen)
+    with no_larger_than(weights):
+        model.module = model.build_module(order, model.vocabulary.seen)
     _fill(model.module, weights, "module.")
     _fill(_space_module(model), weights, "space.")
     model.is_trained = True
@@ -137,5 +147,8 @@ def _fill(module: nn.Module, weights: dict[str, Tensor], prefix: str) -> None:
     wrong = sorted(name for name in set(own) & set(expected) if own[name].shape != expected[name].shape)
     if missing or extra or wrong:
         raise CheckpointError(f"the weights do not fit the model: missing {missing}, unexpected {extra}, other shape {wrong}")
+    for name, value in own.items():
+        for problem in soundness.weights_problems(name, value, expected[name]):
+            raise CheckpointError(f"the weights do not fit the model: {problem}")
     module.load_state_dict(own)
     module.eval()

@@ -113,6 +113,24 @@ def test_a_few_random_kills_are_resumed_to_the_same_bits(screen, straight, tmp_p
         kill_and_go_on(screen, straight, tmp_path / f"run{n}", draw.uniform(0.3, 1.0) * straight[1])
 
 
+def test_with_the_model_a_run_is_whole(screen, straight, tmp_path):
+    run = tmp_path / "run"
+
+    def die_when_saved() -> int:
+        whole = CounterFlow.save
+
+        def deadly(self, *arguments, **options):
+            whole(self, *arguments, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        CounterFlow.save = deadly
+        return fit(screen, run)
+
+    assert ended(start(die_when_saved)) == -signal.SIGKILL
+    assert result(run) == straight[0]
+    assert main(["replay", str(run), "--sample", "--quiet"]) == 0
+
+
 @pytest.mark.slow
 def test_a_hundred_random_kills_are_resumed_to_the_same_bits(screen, straight, tmp_path):
     draw, killed, tried = np.random.default_rng(int(os.environ.get("COUNTERFLOW_KILL_SEED", "1"))), 0, 0
@@ -415,7 +433,7 @@ def test_what_a_dead_process_of_the_same_number_left_is_no_obstacle(tmp_path):
     left = tmp_path / f".model.tmp-{os.getpid()}"
     left.mkdir()
     (left / "weights.safetensors").write_bytes(b"half")
-    shown = dict.fromkeys(checkpoint.KEYS - {"format", "schema", "files"})
+    shown = {name: {} for name in checkpoint.KEYS - {"format", "schema", "files"}}
     checkpoint.write(tmp_path / "model", shown, {"w": torch.ones(1)}, {"a": np.ones(1)}, overwrite=False)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     shutil.move(tmp_path / "model", tmp_path / f".model.old-{os.getpid()}")  # killed between the two renames

@@ -89,7 +89,7 @@ def _export(model: CounterFlow, adata: AnnData, options: Namespace) -> dict[str,
 def _data_of(folder: RunDirectory) -> str:
     if not folder.facts.is_file():
         raise ConfigError(f"{folder.path} holds no run.json, which says what it was fitted on: give the FILE to score on")
-    return json.loads(folder.facts.read_text(encoding="utf-8"))["data"]["path"]
+    return folder.data_path()
 
 
 def _restore_split(model: CounterFlow, adata: AnnData, folder: RunDirectory) -> None:

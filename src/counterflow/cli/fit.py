@@ -114,10 +114,10 @@ def fit(options: Namespace, folder: RunDirectory, terminal: Terminal) -> tuple[C
         seconds = _train(model, options, trainer_options, folder, terminal)
         # what is needed beside the model comes first: with the model the run is finished
         folder.write_facts({**facts, "seconds": round(seconds, 1), "steps": model.n_steps_trained})
-        model.save(folder.model, overwrite=True)
-        folder.drop_parts()
         if len(model.reference.library):
             write_whole(folder.sample, json.dumps(vars(Sample.draw(model))).encode())
+        model.save(folder.model, overwrite=True)
+        folder.drop_parts()
     return model, adata, seconds
 
 

@@ -9,6 +9,7 @@ from counterflow.cli.parser import VerbParser
 from counterflow.cli.terminal import describe_trust, named_kind
 from counterflow.data.ledger import STAGES
 from counterflow.effects.on_target import OnTarget, in_words
+from counterflow.errors import CheckpointError
 
 EXAMPLE = "  counterflow info runs/first"
 
@@ -34,6 +35,15 @@ def run(argv: Sequence[str]) -> None:
 
 def describe(manifest: dict[str, Any]) -> dict[str, Any]:
     """The facts of a ``model.json`` that a user asks for."""
+    try:
+        return _facts(manifest)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"model.json is not what counterflow writes ({type(error).__name__}: {error}): the file was changed"
+        ) from error
+
+
+def _facts(manifest: dict[str, Any]) -> dict[str, Any]:
     config, setup, training = manifest["config"], manifest["setup"], manifest["training"]
     needs = list(dict.fromkeys([*setup["covariate_keys"], *setup["match_keys"], *filter(None, [setup["library_size_key"]])]))
     return {
@@ -51,6 +61,7 @@ def describe(manifest: dict[str, Any]) -> dict[str, Any]:
         "columns needed of new cells": needs,
         "dose and time": [key for key in (setup["dose_key"], setup["time_key"]) if key],
         "trained on cells": training["cells"],
+        "of these controls": training["control_cells"],
         "held-out cells": training["held_out_cells"],
         **({"cells left out": training["dropped_cells"]} if "dropped_cells" in training else {}),
         "conditions seen": training["conditions"],

@@ -160,7 +160,7 @@ def config_names(path: str) -> list[str]:
         raise ConfigError(f"{path!r} is not a YAML file: it is not text") from None
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: numbers and nesting without end
         raise ConfigError(f"{path!r} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path!r} must hold sections such as setup: {{...}}, model: {{...}}; it holds {type(content).__name__}")

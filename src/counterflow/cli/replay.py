@@ -70,7 +70,7 @@ def _draw_again(folder: RunDirectory, facts: dict[str, Any], options: Namespace)
         )
     try:
         content = json.loads(folder.sample.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     before, model = Sample.from_dict(content), _load(folder, options)
     here = {"versions": versions(), "device": facts.get("device"), "threads": torch.get_num_threads()}  # cells are drawn on the processor

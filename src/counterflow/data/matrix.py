@@ -47,6 +47,10 @@ def structure_problem(matrix: sparse.spmatrix) -> str | None:
     if matrix.format not in ("csr", "csc"):
         return None
     indptr, indices = matrix.indptr, matrix.indices
+    if not all(isinstance(part, np.ndarray) and part.ndim == 1 for part in (indptr, indices, matrix.data)):
+        return "its parts are no lists of numbers"
+    if indptr.dtype.kind not in "iu" or indices.dtype.kind not in "iu":
+        return "its pointers or indices are no whole numbers"
     n_lines, n_entries = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
     if len(indptr) != n_lines + 1 or indptr[0] != 0 or indptr[-1] > len(indices) or np.any(np.diff(indptr) < 0):
         return f"its {'row' if matrix.format == 'csr' else 'column'} pointers are corrupt"

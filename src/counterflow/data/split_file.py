@@ -105,15 +105,16 @@ class Split:
         """A split from JSON text; anything unknown, missing or of the wrong kind is refused."""
         try:
             given = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # not JSON; numbers and nesting without end
             raise DataError(f"not a split file: {error}") from None
         names = [f.name for f in fields(cls)]
         _check_names("a split file", given, ["format", *names])
         if given.pop("format") != FORMAT:
             raise DataError("not a split file of this version: 'format' must be " + repr(FORMAT))
         _check_names("'keys' of a split file", given["keys"], [f.name for f in fields(Keys)])
+        _check_keys(given["keys"])
         for name, kind in (("name", str), ("seed", int), ("data_hash", str), ("unit", list), ("arguments", dict)):
-            if not isinstance(given[name], kind):
+            if type(given[name]) is not kind:
                 raise DataError(f"{name!r} of a split file must be a JSON {kind.__name__}; got {given[name]!r}")
         axes = ("perturbation", "context", "dose", "time", "cell")
         for axis in given["unit"]:
@@ -138,6 +139,16 @@ class Split:
             raise DataError(f"cannot read the split file {str(path)!r}: {error.strerror}") from None
         except (DataError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: {error}") from None
+
+
+def _check_keys(keys: dict[str, object]) -> None:
+    for name, value in keys.items():
+        if name == "context_key":
+            good = isinstance(value, str) or (isinstance(value, list) and all(isinstance(key, str) for key in value))
+        else:
+            good = (isinstance(value, str) and bool(value)) or (value is None and name in ("dose_key", "time_key"))
+        if not good:
+            raise DataError(f"{name!r} of a split file must be the name of a column, or text; got {value!r}")
 
 
 def _check_names(what: str, given: object, expected: Sequence[str]) -> None:

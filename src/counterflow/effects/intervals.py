@@ -25,6 +25,7 @@ FALLBACK = {"combination": ("part", "unknown"), "part": ("unknown",), "level": (
 """Where nothing of a kind could be left out, that of a harder one."""
 _LEAST_NOISE = 0.3  # of the nominal one: no interval is narrower than a repeat of the experiment would scatter, nearly
 KNOTS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # of log expression
+N_TERMS = 2 + len(KNOTS)  # of the variance
 _DRAWN = 30
 _ROUNDS = 5
 _FOLDS = 5

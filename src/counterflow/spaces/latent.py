@@ -8,7 +8,8 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from counterflow.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 _BLOCK = 2048  # cells encoded or decoded at a time
 
@@ -44,6 +48,40 @@ def _own_world(seed: int) -> Iterator[None]:
         np.random.set_state(numbers)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def load_scvi(path: str | os.PathLike[str], adata: AnnData, *, trust: bool = False) -> Any:
+    """A trained `scvi.model.SCVI` from the directory it was saved in, for ``CounterFlow(adata, space=load_scvi(...))``.
+
+    Parameters
+    ----------
+    path
+        The directory that the model's ``save`` wrote.
+    adata
+        The cells it was trained on, all of them, with its genes in its order.
+    trust
+        scvi-tools unpickles the files of a model, and a pickle can run any code: say True for files that you would run as a program.
+
+    Raises
+    ------
+    ConfigError
+        Without ``trust=True``; nothing was read then.
+    """
+    if trust is not True:
+        raise ConfigError(
+            f"{os.fspath(path)!r} was not read: scvi-tools unpickles its models, and a pickle can run any code. If it is yours, or you "
+            "trust who made it as you trust a program of theirs: load_scvi(path, adata, trust=True)"
+        )
+    if not (Path(path) / "model.pt").is_file():
+        raise ConfigError(f"{os.fspath(path)!r} holds no model of scvi-tools (model.pt is not there): give the directory its save() wrote")
+    import scvi
+
+    with _own_world(0):
+        try:
+            return scvi.model.SCVI.load(os.fspath(path), adata, accelerator="cpu")
+        except Exception as error:  # of many classes: what is in there is theirs
+            line = (str(error).splitlines() or [""])[0]
+            raise ConfigError(f"scvi-tools cannot load {os.fspath(path)!r} for these cells ({type(error).__name__}: {line})") from error
 
 
 class LatentSpace(nn.Module):
