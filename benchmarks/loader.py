@@ -1,11 +1,12 @@
 """What it costs to leave the cells on disk: conversion, batches from memory, file and cache, and a fit in bounded memory.
 
     python benchmarks/loader.py write FILE --cells 200000 [--grouped]     a synthetic file (2,000 genes, 7 % of the counts are not zero)
-    python benchmarks/loader.py run --small 50000 --cells 200000 --dir DIR [--out benchmarks/results/loader.json]
+    python benchmarks/loader.py run --sizes 50000 200000 5000000 --dir DIR [--out benchmarks/results/loader.json]
 
-`run` writes files of both sizes, converts them, and starts every measurement in a process of its own, so that peak memory is its own;
-the files are removed afterwards. Times of batches are processor time, which other work on the machine does not change much; training from
-the cache is timed beside training from memory, in turn. Of more than a million cells, only the cache is measured.
+`run` writes files of these sizes into DIR (one that is there is taken), converts them, and starts every measurement in a process of its
+own, so that peak memory is its own; the files are removed afterwards. Times of batches are processor time, which other work on the machine
+does not change much; training from the cache is timed beside training from memory, in turn. Of more than a million cells, only the cache is
+measured.
 """
 
 import argparse
@@ -205,13 +206,14 @@ def alone(name: str, *arguments: str) -> dict:
     return found
 
 
-def run(folder: Path, small: int, cells: int, out: Path) -> None:
+def run(folder: Path, sizes: list[int], out: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     found: dict = {"genes": GENES, "machine": f"{platform.machine()}, Python {platform.python_version()}", "sizes": {}}
     try:
-        for n_cells in (small, cells):
+        for n_cells in sizes:
             path = folder / f"cells{n_cells}.h5ad"
-            subprocess.run([sys.executable, __file__, "write", str(path), "--cells", str(n_cells)], check=True)
+            if not path.exists():
+                subprocess.run([sys.executable, __file__, "write", str(path), "--cells", str(n_cells)], check=True)
             here = {"obs": alone("obs", path), "feed": {}, "fit": {}}
             in_memory = n_cells <= 10**6
             if in_memory:
@@ -231,9 +233,9 @@ def run(folder: Path, small: int, cells: int, out: Path) -> None:
             path.unlink()
             shutil.rmtree(path.with_name(path.name + ".cells"))
             out.write_text(json.dumps(found, indent=1) + "\n")
+            out.with_suffix(".md").write_text(page(found))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    out.with_suffix(".md").write_text(page(found))
 
 
 def page(found: dict) -> str:
@@ -282,8 +284,7 @@ def main() -> None:
     two.add_argument("arguments", nargs="+")
     three = verbs.add_parser("run")
     three.add_argument("--dir", type=Path, required=True)
-    three.add_argument("--small", type=int, default=50_000)
-    three.add_argument("--cells", type=int, default=200_000)
+    three.add_argument("--sizes", type=int, nargs="+", default=[50_000, 200_000])
     three.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "loader.json")
     options = parser.parse_args()
     if options.verb == "write":
@@ -295,7 +296,7 @@ def main() -> None:
         path, *rest = options.arguments
         print(json.dumps(MEASURES[options.name](Path(path), *(int(word) if word.isdigit() else word for word in rest))))
     else:
-        run(options.dir, options.small, options.cells, options.out)
+        run(options.dir, options.sizes, options.out)
 
 
 if __name__ == "__main__":

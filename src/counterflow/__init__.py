@@ -16,6 +16,7 @@ _PUBLIC = {
     "CounterFlow": "counterflow.model",
     "simulate_screen": "counterflow.data.simulate",
     "read_h5ad": "counterflow.data.files",
+    "open_h5ad": "counterflow.data.stored",
     "doctor": "counterflow.diagnosis.doctor",
     "build_split": "counterflow.data.splits",
     "Split": "counterflow.data.split_file",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,8 +62,10 @@ def run(argv: Sequence[str]) -> None:
 
     with terminal.working(f"loading {options.run}"):
         model = CounterFlow.load(options.run)
-    counted, genes = write(_cells(model, options, terminal), out)
-    _report(counted, genes, model, out, terminal)
+    blocks = _cells(model, options, terminal)
+    first = next(blocks)  # what cannot be predicted is told before anything is written
+    counted = write(chain([first], blocks), out)
+    _report(counted, len(model.genes), first.uns["counterflow"].get("genes"), out, terminal)
 
 
 def _cells(model: CounterFlow, options: Namespace, terminal: Terminal) -> Iterator[AnnData]:
@@ -105,24 +107,23 @@ def condition_table(model: CounterFlow, options: Namespace) -> Any:
     return table
 
 
-def write(blocks: Iterator[AnnData], out: Path) -> tuple[Counter[tuple[str, str]], dict[str, int] | None]:
-    """Write cells to `out`, which is there only when all of them are. How many of each condition and support; genes by name."""
+def write(blocks: Iterable[AnnData], out: Path) -> Counter[tuple[str, str]]:
+    """Write cells to `out`, which is there only when all of them are; how many of each condition and support."""
     from counterflow.data.h5_writer import H5Writer
 
-    first = next(blocks)  # what cannot be predicted is told before anything is written
     counted: Counter[tuple[str, str]] = Counter()
     try:
         with H5Writer(out) as file:
-            for block in chain([first], blocks):
+            for block in blocks:
                 file.add(block)
                 counted.update(zip(block.obs["condition"].astype(str), block.obs["support"].astype(str), strict=True))
     except OSError as error:
         raise ConfigError(f"cannot write {os.fspath(out)!r}: {error.strerror or error}") from None
-    return counted, first.uns["counterflow"].get("genes")
+    return counted
 
 
-def _report(counted: Counter[tuple[str, str]], genes: dict[str, int] | None, model: CounterFlow, out: Path, terminal: Terminal) -> None:
-    n_cells, n_genes = counted.total(), len(model.genes)
+def _report(counted: Counter[tuple[str, str]], n_genes: int, genes: dict[str, int] | None, out: Path, terminal: Terminal) -> None:
+    n_cells = counted.total()
     rows = [{"condition": condition, "support": support, "cells": n} for (condition, support), n in counted.items()]
     terminal.say(f"wrote {n_cells:,} cells x {n_genes:,} genes to {out}", style="bold")
     terminal.table(["condition", "cells", "support"], [[row["condition"], row["cells"], row["support"]] for row in rows])
