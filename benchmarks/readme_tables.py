@@ -29,7 +29,8 @@ def simulated() -> list[str]:
     shown = ["control", "mean", "additive", "additive+ct", "additive log rates", "counterflow"]
     lines = [
         "Simulated screen, error to the *true* counterfactual mean of hidden pairs (RMSE over genes of log1p expression, lower is better;"
-        f" mean ± standard deviation over {table.groupby(['interaction', 'cells']).size().min()} seeds; `benchmarks/simulated_truth.py`):",
+        f" mean ± standard deviation over {table.groupby(['interaction', 'cells']).size().min()} seeds; `benchmarks/simulated_truth.py`;"
+        " of the recipe before the two estimators of a mean were mixed: for that, `benchmarks/results/search.md` has other screens):",
         "",
         "| interactions | cells per condition | " + " | ".join(shown) + " |",
         "|---|---|" + "---|" * len(shown),

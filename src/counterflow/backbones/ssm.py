@@ -16,7 +16,7 @@ from counterflow.nn.tokens import GeneHead, GeneTokenizer
 from counterflow.nn.trunk import Conditioning, Trunk
 
 SIZES = {
-    "XS": {"width": 64, "depth": 2, "n_heads": 4, "state": 16, "genes_per_token": 4},  # benchmarks/search_backbones.py
+    "XS": {"width": 64, "depth": 3, "n_heads": 4, "state": 16, "genes_per_token": 4},  # benchmarks/search_backbones.py
     "S": {"width": 384, "depth": 12, "n_heads": 6, "state": 64, "genes_per_token": 1},
     "B": {"width": 768, "depth": 12, "n_heads": 12, "state": 64, "genes_per_token": 1},
     "L": {"width": 1024, "depth": 24, "n_heads": 16, "state": 64, "genes_per_token": 1},
