@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from counterflow import spaces
 from counterflow.assembly import assemble, resolve
-from counterflow.backbones import reads_order
+from counterflow.backbones import learning_rate, reads_order
 from counterflow.compiling import check_compiler
 from counterflow.data.dropping import kept_cells
 from counterflow.data.genes import chosen_genes, select_genes
@@ -223,7 +223,7 @@ class CounterFlow(EffectAnswers):
         self,
         max_epochs: int | None = None,
         max_steps: int | None = None,
-        lr: float = 1e-3,
+        lr: float | None = None,
         weight_decay: float = 1e-2,
         accelerator: str = "auto",
         devices: Any = "auto",
@@ -252,7 +252,7 @@ class CounterFlow(EffectAnswers):
             Length in processor seconds, over all of what is fitted: a few steps are timed and `n_steps_trained` is set from that, at least
             1, so that the same number given as `max_steps` repeats the fit.
         lr, weight_decay
-            Of AdamW, after a linear warm-up, decayed by a cosine.
+            Of AdamW, after a linear warm-up, decayed by a cosine. Default of `lr`: that of the backbone (`backbones.LEARNING_RATES`).
         batch_size, set_size
             Target cells per step, in sets of `set_size` cells of one condition and context with as many matched controls.
         precision
@@ -281,6 +281,7 @@ class CounterFlow(EffectAnswers):
                 raise ConfigError(f"{name}={value}: must be at least 1")
         if max_seconds is not None and (max_steps is not None or max_epochs is not None or max_seconds <= 0):
             raise ConfigError(f"max_seconds={max_seconds:g} must be positive, and max_steps and max_epochs left out: the time decides")
+        lr = learning_rate(self.config["backbone"]) if lr is None else lr
         if lr <= 0 or weight_decay < 0:
             raise ConfigError(f"lr={lr:g} must be positive and weight_decay={weight_decay:g} must not be negative")
         if early_stopping and not self._validation_rows().any():
