@@ -150,3 +150,22 @@ def test_an_unknown_perturbation_is_refused_and_a_model_without_a_rule_has_no_in
     with pytest.raises(ConfigError, match="interval=None"):
         plain.predict_effect(parts(model)[0])
     assert "lo" not in plain.predict_effect(parts(model)[0], interval=None)
+
+
+def test_what_was_found_for_a_condition_is_remembered_until_the_model_is_trained_anew(screen, monkeypatch):
+    from counterflow import recentring
+
+    model = CounterFlow(screen, space_kwargs={"n_components": 5}, backbone_kwargs={"size": "XS"})
+    model.train(max_steps=2, progress=False)
+    calls, find = [], recentring.gene_factors
+    monkeypatch.setattr(recentring, "gene_factors", lambda *given: calls.append(1) or find(*given))
+    name, other = parts(model)[:2]
+    first = model.predict(conditions=name, n_cells=20)
+    found = len(calls)
+    again = model.predict(conditions=name, n_cells=20)
+    assert found > 0 and len(calls) == found and np.array_equal(first.layers["mean"], again.layers["mean"])
+    model.predict(conditions=other, n_cells=20)
+    assert len(calls) == 2 * found
+    model.train(max_steps=3, progress=False)
+    model.predict(conditions=name, n_cells=20)
+    assert len(calls) == 3 * found

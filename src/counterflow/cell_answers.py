@@ -61,6 +61,7 @@ class CellAnswers:
     adata: AnnData | None
     is_trained: bool
     _screen: Screen
+    _asked: tuple[Recentring | None, Origins] | None = None
 
     def predict(
         self,
@@ -312,7 +313,11 @@ class CellAnswers:
         return self.vocabulary.ids([spec] * len(cells.cells), {key: list(cells.covariates[key]) for key in self.vocabulary.covariates})
 
     def _origins(self) -> Origins:
-        return Origins(self.reference.cells(self.setup, self.genes)[0] if len(self.reference.library) else None, self.space)
+        """Kept from one question to the next, until the model is trained anew."""
+        if self._asked is None or self._asked[0] is not self.rule:
+            kept = self.reference.cells(self.setup, self.genes)[0] if len(self.reference.library) else None
+            self._asked = self.rule, Origins(kept, self.space)
+        return self._asked[1]
 
     def _correction(
         self, spec: ConditionSpec, cells: Screen, support: Sequence[str], origins: Origins, how: Sampling, *, calibrated: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from counterflow.spaces.calibrated import gene_factors
 from counterflow.spaces.counts import cell_seeds, distinct_names
 from counterflow.types import ConditionSpec
 
+MOST_FACTORS = 256  # conditions and contexts whose gene factors are remembered: finding them takes longer than predicting a hundred cells
 N_CELLS = 256  # controls of a context that its correction is measured on: enough to tell a mean
 
 
@@ -43,6 +45,7 @@ class Origins:
     def __init__(self, reference: Screen | None, space: StateSpace) -> None:
         self.reference, self.space = reference, space
         self._known: dict[Level, tuple[Screen, Tensor]] = {}
+        self._factors: dict[tuple[ConditionSpec, Level, float], np.ndarray] = {}
 
     def of(self, cells: Screen, context: int) -> tuple[Screen, Tensor]:
         """Controls and their states, for a context of `cells`."""
@@ -61,6 +64,17 @@ class Origins:
         if known:
             self._known[level] = found
         return found
+
+    def factors(self, spec: ConditionSpec, level: Level, scale: float, find: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `find` finds for a condition in a context; looked up where it was found before, on the model's own controls."""
+        key = spec, level, scale
+        if level not in self._known:
+            return find()
+        if key not in self._factors:
+            self._factors[key] = find()
+            if len(self._factors) > MOST_FACTORS:
+                del self._factors[next(iter(self._factors))]
+        return self._factors[key]
 
 
 @dataclass(frozen=True)
@@ -139,7 +153,8 @@ class Recentring:
             shift.append(rule + trust[label].mean * (anchor + moved - rule))
             spread.append(trust[label].spread)
             if calibrated:
-                factor.append(self._factors(spec, level, controls, state, rule, origins.space, scale))
+                find = partial(self._factors, spec, level, controls, state, rule, origins.space, scale)
+                factor.append(origins.factors(spec, level, scale, find))
         return Correction(
             torch.from_numpy(np.array(shift, dtype=np.float32)),
             torch.from_numpy(np.array(center, dtype=np.float32)),
