@@ -15,7 +15,9 @@ from typing import Any
 import fuzz_bytes
 import numpy as np
 
-GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+from counterflow.checkpoint import SCHEMA
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / f"schema{SCHEMA}"
 NAMES = ("pca_mlp", "pca_mlp", "raw_dit", "latent_mlp")  # as often as they are taken
 WEIGHTS, ARRAYS, MANIFEST = "weights.safetensors", "arrays.safetensors", "model.json"
 
@@ -153,7 +155,7 @@ def invalid_text(rng: np.random.Generator, folder: Path) -> None:
     """A model.json that is no JSON of ours."""
     text = (folder / MANIFEST).read_text()
     odd = [text.replace("1", "NaN", 1), text.replace(": 0", ": Infinity", 1), "[" * 100_000, '{"a":' * 50_000, "9" * 5000, text + text, "",
-           text.replace('"schema": 3', '"schema": ' + "3" * 5000), "\ufeff" + text, text[::-1], "null"]  # fmt: skip
+           text.replace(f'"schema": {SCHEMA}', '"schema": ' + "3" * 5000), "\ufeff" + text, text[::-1], "null"]  # fmt: skip
     (folder / MANIFEST).write_text(_pick(rng, odd), encoding="utf-8")
 
 

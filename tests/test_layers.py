@@ -29,6 +29,8 @@ MODEL_PARTS = (
     "calibration",
     "requests",
     "effect_table",
+    "cell_answers",
+    "effect_answers",
     "recipe",
     "bounded",
     "soundness",

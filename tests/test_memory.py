@@ -46,7 +46,7 @@ def test_chunks_give_the_same_output_and_gradients(name, batch, monkeypatch):
 
 
 def test_what_is_kept_grows_with_the_tokens_and_is_bounded_by_chunks(batch, monkeypatch):
-    network = randomised("dit", width=16, depth=2)
+    network = randomised("dit", width=16, depth=2, genes_per_token=1)
     x, t, condition = batch
     per_cell = memory.kept_per_cell(network, x, t, condition)
     assert per_cell > 2 * memory.kept_per_cell(randomised("dit", width=16, depth=2, genes_per_token=5), x, t, condition)

@@ -2,7 +2,8 @@ import lightning as L
 import pytest
 import torch
 
-from counterflow import ConfigError, CounterFlow, DataError
+from counterflow import ConfigError, CounterFlow, DataError, training
+from counterflow.backbones import LEARNING_RATES
 from counterflow.training import FlowTraining, ema_update
 
 
@@ -86,3 +87,11 @@ def test_what_would_not_repeat_its_bits_is_not_resumed(declared, tmp_path):
     model.train(**options)
     with pytest.raises(ConfigError, match="accumulate_grad_batches cannot be resumed"):
         model.train(**options, resume_from=tmp_path / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.parametrize(("given", "taken"), [({}, LEARNING_RATES["set"]), ({"lr": 2e-4}, 2e-4)])
+def test_the_learning_rate_is_that_of_the_backbone_unless_given(declared, monkeypatch, given, taken):
+    taken_by, fit = [], training.fit
+    monkeypatch.setattr(training, "fit", lambda *args, **options: taken_by.append(options["lr"]) or fit(*args, **options))
+    CounterFlow(declared, backbone="set", anchor="none").train(max_steps=1, batch_size=8, progress=False, **given)
+    assert taken_by == [taken]

@@ -36,10 +36,11 @@ class PredictedEffect:
     simple: dict[str, NDArray[np.float64]]  # rule of `SIMPLE` -> its effect (G); empty without a rule
     certainty: Certainty | None = None
     spread: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # G, standard deviation of the error
+    strata: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))  # G, which quantiles hold for it
 
     def half_width(self, coverage: float) -> NDArray[np.float64]:
         """Of the interval, for each gene; nan where nothing is known."""
-        return np.full(len(self.effect), np.nan) if self.certainty is None else self.certainty.reach(coverage) * self.spread
+        return np.full(len(self.effect), np.nan) if self.certainty is None else self.certainty.reach(coverage)[self.strata] * self.spread
 
     @property
     def baseline(self) -> str | None:
@@ -74,7 +75,9 @@ def effect_of(
     if certainty is None or intervals is None:
         return PredictedEffect(spec, level, support, effect, simple)
     noise = intervals.noise(kind, after[1], before[1], cells, N_CELLS)
-    return PredictedEffect(spec, level, support, effect, simple, certainty, intervals.spread(certainty, effect, noise))
+    return PredictedEffect(
+        spec, level, support, effect, simple, certainty, intervals.spread(certainty, effect, noise), intervals.strata(effect)
+    )
 
 
 def effect_table(

@@ -23,6 +23,10 @@ class CheckpointError(CounterflowError):
     """A saved model is damaged, incomplete, or from another version."""
 
 
+class DivergenceError(CounterflowError, ArithmeticError):
+    """A model computes values that are no finite numbers."""
+
+
 class CounterflowWarning(UserWarning):
     """Something that does not stop the work, but changes what it means. The command line prints it to stderr, once."""
 

@@ -4,69 +4,40 @@ from __future__ import annotations
 
 import os
 import time as time_module
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
-from scipy import sparse
 from torch import Tensor, nn
 
 from counterflow import spaces
 from counterflow.assembly import assemble, resolve
-from counterflow.backbones import reads_order
-from counterflow.compiling import check_compiler, compiled
+from counterflow.backbones import learning_rate, reads_order
+from counterflow.compiling import check_compiler
 from counterflow.data.dropping import kept_cells
 from counterflow.data.genes import chosen_genes, select_genes
 from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.schema import Setup, declare, setup_of
-from counterflow.data.screen import Screen, read_cells, read_screen
+from counterflow.data.screen import Screen, read_screen
 from counterflow.data.source import in_memory
 from counterflow.data.stored import warn_of_place
-from counterflow.effect_table import PredictedEffect, check_interval, effect_of, effect_table
+from counterflow.effect_answers import EffectAnswers
 from counterflow.effects.intervals import Intervals
-from counterflow.effects.on_target import OnTarget, on_target
-from counterflow.errors import ConfigError, near
+from counterflow.errors import ConfigError
 from counterflow.evaluate.audit import audit_model
-from counterflow.fitting import encoded, feature_order, fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
+from counterflow.fitting import feature_order, fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.footprint import Footprint, check_memory, footprint
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
-from counterflow.prediction import (
-    Blocks,
-    Correction,
-    Sampling,
-    blocks_of,
-    counterfactual,
-    describe_rows,
-    displaced,
-    made_by,
-    new_cells,
-    occurrences,
-    stack,
-    to_anndata,
-)
-from counterflow.recentring import Origins, Recentring, Trust
+from counterflow.recentring import Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
-from counterflow.requests import (
-    check_library,
-    check_n_cells,
-    gene_report,
-    kinds_by_label,
-    matching_rows,
-    requested_specs,
-    support_labels,
-    trusted,
-)
 from counterflow.resuming import planned_steps
 from counterflow.spaces.base import StateSpace
-from counterflow.spaces.counts import cell_seeds, distinct_names
-from counterflow.types import ConditionIds, ConditionSpec
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -75,7 +46,7 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 200
 
 
-class CounterFlow:
+class CounterFlow(EffectAnswers):
     """Counterfactual cells of a perturbation screen, by a conditional rectified flow.
 
     Parameters
@@ -248,13 +219,11 @@ class CounterFlow:
         setup = Setup.from_dict({name: value for name, value in locals().items() if name not in ("cls", "adata")})
         declare(adata, setup)
 
-    # ------------------------------------------------------------------ training
-
     def train(
         self,
         max_epochs: int | None = None,
         max_steps: int | None = None,
-        lr: float = 1e-3,
+        lr: float | None = None,
         weight_decay: float = 1e-2,
         accelerator: str = "auto",
         devices: Any = "auto",
@@ -283,7 +252,7 @@ class CounterFlow:
             Length in processor seconds, over all of what is fitted: a few steps are timed and `n_steps_trained` is set from that, at least
             1, so that the same number given as `max_steps` repeats the fit.
         lr, weight_decay
-            Of AdamW, after a linear warm-up, decayed by a cosine.
+            Of AdamW, after a linear warm-up, decayed by a cosine. Default of `lr`: that of the backbone (`backbones.LEARNING_RATES`).
         batch_size, set_size
             Target cells per step, in sets of `set_size` cells of one condition and context with as many matched controls.
         precision
@@ -312,6 +281,7 @@ class CounterFlow:
                 raise ConfigError(f"{name}={value}: must be at least 1")
         if max_seconds is not None and (max_steps is not None or max_epochs is not None or max_seconds <= 0):
             raise ConfigError(f"max_seconds={max_seconds:g} must be positive, and max_steps and max_epochs left out: the time decides")
+        lr = learning_rate(self.config["backbone"]) if lr is None else lr
         if lr <= 0 or weight_decay < 0:
             raise ConfigError(f"lr={lr:g} must be positive and weight_decay={weight_decay:g} must not be negative")
         if early_stopping and not self._validation_rows().any():
@@ -392,332 +362,6 @@ class CounterFlow:
         """An untrained network for this model's vocabulary and space; `order` puts correlated state features side by side."""
         return assemble(self.config, self.features, self.vocabulary, self.space.state_shape, order, seen)
 
-    # ------------------------------------------------------------------ prediction
-
-    def predict(
-        self,
-        adata: AnnData | None = None,
-        conditions: str | Sequence[str] | pd.DataFrame | None = None,
-        *,
-        n_cells: int | None = None,
-        solver: str | None = None,
-        n_steps: int = 20,
-        guidance: float = 1.0,
-        guidance_kind: Literal["contrast", "classifier_free"] = "contrast",
-        guidance_interval: tuple[float, float] | None = None,
-        seed: int = 0,
-        on_unknown: Literal["error", "mean"] = "error",
-        decoder: str | None = None,
-        missing_genes: Literal["error", "zero"] = "error",
-        compile: bool = False,
-    ) -> AnnData:
-        """Control cells as they would look under other conditions.
-
-        Parameters
-        ----------
-        adata
-            Control cells to start from (perturbed cells in it are left out). ``None``: the controls the model was trained on.
-        conditions
-            A name, several names, or a DataFrame with the setup keys as columns (perturbation, dose, time; a covariate or match
-            column restricts the controls to that level). ``None``: every condition of the training data.
-        n_cells
-            Cells per condition: a random choice of the controls, repeated when there are fewer. ``None``: all controls.
-        solver, n_steps
-            ``euler``, ``midpoint``, ``heun``, ``rk4``, ``dopri5``. Default: euler for a control source, midpoint for noise.
-        guidance, guidance_kind, guidance_interval
-            1 is none; ``contrast`` scales the effect against the control. Calibrate on validation conditions, never on test.
-        seed
-            Of counting noise and source noise. A cell's draw depends on the seed and the cell alone.
-        on_unknown
-            A perturbation without identity and features: ``error``, or ``mean`` effect with the support label ``unknown``.
-        decoder
-            From expected counts to counts: ``calibrated`` (default in pca, latent), ``transport``, ``sample``, ``round`` (default in raw).
-        missing_genes
-            Where `adata` lacks genes of the model: an ``error``, or ``zero`` counts (of a tenth of the genes at most).
-        compile
-            Sample through `torch.compile`: starts after a minute or more, then may run faster. States agree to rounding, so that now and
-            then a count differs by one. Needs a C++ compiler.
-
-        Returns
-        -------
-        AnnData
-            One row per condition and control cell. ``X``: log1p of counts per 10,000; ``layers["counts"]`` (integers) and
-            ``layers["mean"]`` (their expectation); ``obs``: that of the control with the new condition, ``source_cell`` and
-            ``support`` (``seen``, ``components-seen``, ``features-only``, ``unseen-context``); ``uns["counterflow"]``: how it was made;
-            its ``genes``: how many were found by name (used), left out (extra) and counted as zero (missing).
-
-        Notes
-        -----
-        A cell comes out alike in any company, but where the model keeps no control cells of its context (a new donor, or
-        ``keep_controls=0``): there the means are set on the given cells together.
-        """
-        how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed, decoder)
-        return stack(list(self._predicted(adata, conditions, n_cells, how, on_unknown, missing_genes, compile, None)), self.setup)
-
-    def predict_in_blocks(
-        self,
-        adata: AnnData | None = None,
-        conditions: str | Sequence[str] | pd.DataFrame | None = None,
-        *,
-        n_cells: int | None = None,
-        sampling: Sampling | None = None,
-        on_unknown: Literal["error", "mean"] = "error",
-        missing_genes: Literal["error", "zero"] = "error",
-        compile: bool = False,
-        cells_per_block: int = 4096,
-        progress: bool = True,
-    ) -> Iterator[AnnData]:
-        """The cells of `predict`, to the bit, some at a time: as many as are wanted, in bounded memory.
-
-        Parameters
-        ----------
-        adata, conditions, n_cells, on_unknown, missing_genes, compile
-            As in `predict`.
-        sampling
-            Solver, steps, guidance, seed and decoder; ``None``: the defaults of `predict`.
-        cells_per_block
-            At most so many cells of one condition come together.
-        progress
-            Show a bar with the time left, where somebody watches.
-        """
-        how, most = sampling or Sampling(), Blocks(cells_per_block, progress)
-        return self._predicted(adata, conditions, n_cells, how, on_unknown, missing_genes, compile, most)
-
-    def _predicted(
-        self,
-        adata: AnnData | None,
-        conditions: str | Sequence[str] | pd.DataFrame | None,
-        n_cells: int | None,
-        how: Sampling,
-        on_unknown: str,
-        missing_genes: str,
-        compile: bool,
-        most: Blocks | None,
-    ) -> Iterator[AnnData]:
-        self._check_trained()
-        how.resolve(self.config["source"])
-        how = replace(how, decoder=how.decode_by(self.space.decoder, self.rule is not None))
-        check_n_cells(n_cells)
-        specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
-        cells, obs, var = self._controls(adata, missing_genes)
-        genes = gene_report(self.genes, self.genes if adata is None else adata.var_names)
-        names, cells = cells.cells, replace(cells, cells=distinct_names(cells.cells))
-        origins, asked = self._origins(), []
-        for i in range(len(specs)):
-            rows = matching_rows(obs, dict(table.iloc[i]))
-            if n_cells is not None:
-                draw = np.random.default_rng([how.seed, 1])
-                rows = np.sort(np.concatenate([draw.permutation(rows) for _ in range(-(-n_cells // len(rows)))])[:n_cells])
-            asked.append(rows)
-        uns = made_by(self.config, how, specs, self.setup) | {"genes": genes}
-        for i, part in blocks_of([len(rows) for rows in asked], most):
-            if part.start == 0:
-                rows, used, at = asked[i], *np.unique(asked[i], return_inverse=True)
-                some = cells.rows(used)  # each once, however often it is used
-                support = support_labels(specs[i], some, self.vocabulary)
-                correction = self._correction(specs[i], some, support, origins, how, calibrated=how.decoder == "calibrated")
-                seeds, again = cell_seeds(cells.cells[row] for row in rows), occurrences([names[row] for row in rows])
-            here, fewer = at[part], replace(correction, group=correction.group[at[part]])
-            with compiled(self.module.backbone, compile):
-                counts, expected = self._counterfactual(specs[i], some.rows(here), fewer, how, seeds[part])
-            called = [names[row] for row in rows[part]]
-            named = describe_rows(obs.iloc[rows[part]], specs[i], self.setup, called, [support[row] for row in here], again[part])
-            yield to_anndata(counts, expected, some.library[here], named, var, uns)
-
-    def predict_effect(
-        self,
-        conditions: str | Sequence[str] | pd.DataFrame | None = None,
-        interval: float | None = 0.9,
-        *,
-        adata: AnnData | None = None,
-        cells: float | None = None,
-        n_cells: int = 512,
-        n_steps: int = 20,
-        seed: int = 0,
-        on_unknown: Literal["error", "mean"] = "error",
-        missing_genes: Literal["error", "zero"] = "error",
-    ) -> pd.DataFrame:
-        """By how much the mean log expression of every gene changes, and how sure that is.
-
-        Parameters
-        ----------
-        conditions, adata, n_steps, on_unknown, missing_genes
-            As in `predict`.
-        interval
-            Share of measured effects that ``lo`` to ``hi`` should hold: learnt on training conditions that were left out and predicted, for
-            each kind of generalisation (`counterflow.effects.intervals`). ``None``: no interval.
-        cells
-            The experiment that the interval is for: that many cells of the condition. ``None``: as many as conditions of the training
-            screen have; ``float("inf")``: what any number of cells would show.
-        n_cells
-            Control cells of each context that are moved to find the effect; repeated, with new draws of counts, where there are fewer.
-        seed
-            Of the choice of controls and of counting noise.
-
-        Returns
-        -------
-        DataFrame
-            One row per condition, context (the columns of `match_keys`) and gene. ``effect``, ``lo``, ``hi``: difference in mean log1p of
-            counts per 10,000 to the controls; ``support`` as in `predict`; ``baseline``, ``baseline_effect``: the simple rule that was
-            best on left-out effects of this kind, and what it says; ``beyond_baseline``: whether the interval leaves that out, so that the
-            model says something a simple rule does not; ``calibrated_on``: left-out conditions or contexts behind the interval (0: none
-            could be left out, and ``lo`` and ``hi`` are nan); ``target``: this gene is perturbed in the condition.
-        """
-        self._check_trained()
-        check_n_cells(n_cells)
-        check_interval(interval, cells)
-        if interval is not None and self.intervals is None:
-            why = "anchor='none'" if self.rule is None else "it was saved by an older version: fit it again"
-            raise ConfigError(f"this model learnt no intervals ({why}); without them: predict_effect(..., interval=None)")
-        some = self.effects(
-            adata, conditions, cells, seed, n_cells=n_cells, n_steps=n_steps, on_unknown=on_unknown, missing_genes=missing_genes
-        )
-        moved = {one.perturbation: one.effect for one in self.on_target() if one.direction}
-        return effect_table(some, self.genes, self.setup, interval, moved)
-
-    def on_target(self) -> tuple[OnTarget, ...]:
-        """Does each perturbed gene itself change? As measured in training, for perturbations named after a gene of the model."""
-        self._check_trained()
-        return () if self.rule is None else on_target(self.rule.genes.measured, self.genes)
-
-    def effects(
-        self,
-        adata: AnnData | None,
-        conditions: str | Sequence[str] | pd.DataFrame | None,
-        cells: float | None = None,
-        seed: int = 0,
-        *,
-        n_cells: int = 512,
-        n_steps: int = 20,
-        on_unknown: str = "error",
-        missing_genes: str = "error",
-    ) -> Iterator[PredictedEffect]:
-        """What `predict_effect` tabulates: one effect for each condition and context, with its interval at any level."""
-        self._check_trained()
-        specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
-        controls, obs, _ = self._controls(adata, missing_genes)
-        origins = self._origins()
-        how = Sampling(n_steps=n_steps, seed=seed)
-        decoder = how.decode_by(self.space.decoder, self.rule is not None)
-        genes = None if self.rule is None else self.rule.genes
-        for i, spec in enumerate(specs):
-            wanted = matching_rows(obs, dict(table.iloc[i]))
-            for context in np.unique(controls.context[wanted]):
-                rows = np.sort(np.random.default_rng([seed, 1]).permutation(wanted[controls.context[wanted] == context])[:n_cells])
-                some = controls.rows(np.tile(rows, -(-n_cells // len(rows))))  # counts are drawn: a mean of few draws is noisy
-                some = replace(some, cells=distinct_names(some.cells))
-                support = support_labels(spec, some, self.vocabulary)
-                correction = self._correction(spec, some, support, origins, how, calibrated=decoder == "calibrated")
-                counts, _ = self._counterfactual(spec, some, correction, how, cell_seeds(some.cells))
-                label = max(set(support), key=support.count)
-                kind = kinds_by_label(spec, self.vocabulary)[label]
-                yield effect_of(spec, some, counts, label, kind, genes, self.intervals, cells)
-
-    def _counterfactual(
-        self, spec: ConditionSpec, cells: Screen, correction: Correction, how: Sampling, seeds: np.ndarray
-    ) -> tuple[sparse.csr_matrix, np.ndarray]:
-        """Counts and expectation of control `cells` under `spec`."""
-        ids, factual = self._ids(spec, cells), self._ids(ConditionSpec(), cells)
-        device = next(self.module.parameters()).device
-        return counterfactual(self.module, self.space, cells, ids, factual, correction, how, seeds, device)
-
-    def generate(
-        self,
-        conditions: str | Sequence[str] | pd.DataFrame,
-        n_cells: int,
-        *,
-        covariates: dict[str, str] | None = None,
-        seed: int = 0,
-        n_steps: int = 20,
-    ) -> AnnData:
-        """New cells under `conditions`, no controls given: from the model's own reference controls or noise.
-
-        Counts are drawn from the decoded negative binomial (rounded in raw space), library sizes from a log-normal per context.
-
-        Parameters
-        ----------
-        conditions
-            As in `predict`.
-        n_cells
-            Cells per condition.
-        covariates
-            Restricts the reference controls to these levels, e.g. ``{"cell_type": "NK"}``.
-        seed
-            Of everything random.
-        """
-        return stack(list(self._generated(conditions, n_cells, covariates, seed, n_steps, None)), self.setup)
-
-    def generate_in_blocks(
-        self,
-        conditions: str | Sequence[str] | pd.DataFrame,
-        n_cells: int,
-        *,
-        covariates: dict[str, str] | None = None,
-        seed: int = 0,
-        n_steps: int = 20,
-        cells_per_block: int = 4096,
-        progress: bool = True,
-    ) -> Iterator[AnnData]:
-        """The cells of `generate`, to the bit, some at a time; see `predict_in_blocks`."""
-        return self._generated(conditions, n_cells, covariates, seed, n_steps, Blocks(cells_per_block, progress))
-
-    def _generated(
-        self,
-        conditions: str | Sequence[str] | pd.DataFrame,
-        n_cells: int,
-        covariates: dict[str, str] | None,
-        seed: int,
-        n_steps: int,
-        most: Blocks | None,
-    ) -> Iterator[AnnData]:
-        self._check_trained()
-        how = Sampling(n_steps=n_steps, seed=seed, decoder="round" if self.space.decoder == "round" else "sample")
-        how.resolve(self.config["source"])
-        check_n_cells(n_cells)
-        specs, table = requested_specs(conditions, "error", self.setup, self.vocabulary)
-        cells, obs, var = self.reference.cells(self.setup, self.genes)
-        for key, level in (covariates or {}).items():
-            if key not in obs:
-                raise ConfigError(f"covariates has {key!r}, which setup_anndata did not name: {near(key, obs.columns)}")
-            table[key] = level
-        device, origins = next(self.module.parameters()).device, self._origins()
-        calibrated = self.rule is not None and self.space.decoder == "transport"
-        uns, asked = made_by(self.config, how, specs, self.setup), [matching_rows(obs, dict(table.iloc[i])) for i in range(len(specs))]
-        for i, part in blocks_of([n_cells] * len(specs), most):
-            if part.start == 0:
-                rows = np.random.default_rng([seed, 2]).choice(asked[i], n_cells)
-                used, at = np.unique(rows, return_inverse=True)
-                some = cells.rows(used)  # each once, however often it is used
-                library = self.reference.draw_libraries(cells.contexts, cells.context[rows], seed)
-                seeds = cell_seeds(cells.cells[row] for row in rows)
-                support = support_labels(specs[i], some, self.vocabulary)
-                correction = self._correction(specs[i], some, support, origins, how, calibrated=calibrated)
-                first = n_cells * specs[:i].count(specs[i])  # asked for in another context before
-            start, fewer = some.rows(at[part]), replace(correction, group=correction.group[at[part]])
-            ids = self._ids(specs[i], start)
-            counts, expected = new_cells(self.module, self.space, start, library[part], ids, fewer, how, seeds[part], device)
-            called, never = [f"new{first + n}" for n in range(part.start, part.stop)], np.zeros(part.stop - part.start, dtype=np.int64)
-            named = describe_rows(obs.iloc[rows[part]], specs[i], self.setup, called, [support[row] for row in at[part]], never)
-            yield to_anndata(counts, expected, library[part], named.drop(columns="source_cell"), var, uns)
-
-    def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
-        """States of cells (n x S) in the space of the flow; ``None``: the training AnnData."""
-        self._check_trained()
-        if adata is None and self.adata is None:
-            raise ConfigError("this model was loaded without data: give adata")
-        if adata is None:
-            return encoded(self.space, self._screen)
-        return encoded(self.space, read_cells(adata, self.setup, self.genes, controls_only=False)[0])
-
-    @torch.no_grad()
-    def get_perturbation_embedding(self) -> pd.DataFrame:
-        """One row per perturbation seen in training: its condition token (C numbers) at dose 1."""
-        self._check_trained()
-        names = sorted(self.vocabulary.seen)
-        specs = [ConditionSpec((name,), (1.0,), 0.0) for name in names]
-        ids = self.vocabulary.ids(specs, {key: [""] * len(specs) for key in self.vocabulary.covariates})
-        return pd.DataFrame(self.module.encoder(ids).tokens[:, 1].numpy(), index=pd.Index(names, name=self.setup.perturbation_key))
-
     def audit(self, adata: AnnData | None = None, subset: str = "test", on_unknown: Literal["error", "mean"] = "error") -> str:
         """Check that nothing fitted here saw a held-out cell of `adata` (None: the training AnnData); see `audit_model`."""
         self._check_trained()
@@ -731,50 +375,6 @@ class CounterFlow:
 
         self._check_trained()
         return saving.fitted_parts(self)
-
-    def _check_trained(self) -> None:
-        if not self.is_trained:
-            raise ConfigError("the model is not trained: call model.train() first")
-
-    def _controls(self, adata: AnnData | None, missing_genes: str) -> tuple[Screen, pd.DataFrame, pd.DataFrame]:
-        if adata is not None:
-            cells, positions = read_cells(adata, self.setup, self.genes, missing_genes=missing_genes)
-            check_library(cells, adata.var_names.difference(self.genes, sort=False), self.reference, self.setup)
-            return cells, adata.obs.iloc[positions], adata.var.reindex(list(self.genes))
-        if self.adata is None:
-            return self.reference.cells(self.setup, self.genes)
-        chosen = self._screen.is_control & (self._screen.split == "train")
-        return self._screen.rows(chosen), self.adata.obs[chosen], self.adata.var.loc[list(self.genes)]
-
-    def _ids(self, spec: ConditionSpec, cells: Screen) -> ConditionIds:
-        return self.vocabulary.ids([spec] * len(cells.cells), {key: list(cells.covariates[key]) for key in self.vocabulary.covariates})
-
-    def _origins(self) -> Origins:
-        return Origins(self.reference.cells(self.setup, self.genes)[0] if len(self.reference.library) else None, self.space)
-
-    def _correction(
-        self, spec: ConditionSpec, cells: Screen, support: Sequence[str], origins: Origins, how: Sampling, *, calibrated: bool
-    ) -> Correction:
-        if self.rule is None or not spec.parts:
-            return Correction.none(len(cells.cells), int(np.prod(self.space.state_shape)))
-        device = next(self.module.parameters()).device
-
-        def displacement(controls: Screen, states: Tensor) -> Tensor:
-            ids, factual = self._ids(spec, controls), self._ids(ConditionSpec(), controls)
-            return displaced(self.module, states.to(device), controls, ids, factual, how).cpu()
-
-        return self.rule.correction(
-            spec,
-            cells,
-            support,
-            origins,
-            displacement,
-            trusted(spec, self.vocabulary, self.trust),
-            scale=how.effect_scale,
-            calibrated=calibrated,
-        )
-
-    # ------------------------------------------------------------------ files
 
     def save(
         self, dir_path: str | os.PathLike[str], prefix: str | None = None, overwrite: bool = False, save_anndata: bool = False

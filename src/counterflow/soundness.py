@@ -168,7 +168,7 @@ def _interval_problems(intervals: Intervals, n_genes: int) -> Iterator[str]:
         weights, quantiles = np.array(one.weights), np.array(one.quantiles)
         if len(weights) != N_TERMS or not np.isfinite(weights).all() or (weights < 0).any() or one.n < 1:
             yield f"the intervals of {kind!r} have no variance"
-        if not np.isfinite(quantiles).all() or (np.diff(quantiles, prepend=0.0) < 0).any():
+        if not np.isfinite(quantiles).all() or (np.diff(quantiles, prepend=0.0, axis=1) < 0).any():
             yield f"the quantiles of {kind!r} do not rise"
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from counterflow.backbones import build
+from counterflow.backbones import DEFAULT_LEARNING_RATE, LEARNING_RATES, build, learning_rate
 from counterflow.errors import ConfigError
 
 RETNET = '''
@@ -124,3 +124,8 @@ def test_backbones_are_imported_only_when_they_are_built():
     code = "import sys, counterflow.backbones; print([name for name in sys.modules if name.startswith('counterflow.nn')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_backbone_for_cells_has_a_learning_rate_and_others_the_default():
+    assert {learning_rate(name) for name in ("mlp", "dit", "set", "ssm")} == set(LEARNING_RATES.values())
+    assert learning_rate("mylab:RetNet") == learning_rate(nn.Linear(1, 1)) == DEFAULT_LEARNING_RATE

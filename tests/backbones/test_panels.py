@@ -13,7 +13,7 @@ PANELS = (17, 1, 40, 8)
 
 
 @pytest.mark.parametrize("conditioning", ["adaln", "cross", "in_context"])
-@pytest.mark.parametrize(("name", "kwargs"), [("set", {}), ("dit", {}), ("ssm", {"order": "none"})])
+@pytest.mark.parametrize(("name", "kwargs"), [("set", {}), ("dit", {"genes_per_token": 1}), ("ssm", {"order": "none"})])
 def test_each_cell_is_as_if_alone(name, kwargs, conditioning, randomise, make_condition):
     model = randomise(build(name, (S,), C, conditioning=conditioning, **SMALL, **kwargs)).double()
     n = len(PANELS)

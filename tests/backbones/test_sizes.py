@@ -32,8 +32,15 @@ def test_trunk_of_dit_s_has_the_parameters_of_the_paper():
 )
 def test_tokens_are_kept_few_unless_genes_are_a_set(name, most, kwargs):
     for n_features, expected in ((100, 100), (3000, None)):
-        tokens = build(name, (n_features,), 12, **kwargs).tokenizer.layout.n_tokens
+        tokens = build(name, (n_features,), 12, size="S", **kwargs).tokenizer.layout.n_tokens
         assert most / 2 < tokens <= most if expected is None else tokens == expected
+
+
+@pytest.mark.parametrize("name", ["dit", "ssm"])
+def test_the_smallest_size_puts_four_features_in_a_token(name):
+    for n_features, n_tokens in ((50, 13), (3, 1)):
+        assert build(name, (n_features,), 12).tokenizer.layout.n_tokens == n_tokens
+    assert build(name, (50,), 12, genes_per_token=1).tokenizer.layout.n_tokens == 50
 
 
 def test_numbers_override_the_size():

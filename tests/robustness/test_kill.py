@@ -107,9 +107,9 @@ def kill_and_go_on(screen, straight, run, after: float) -> bool:
     return killed
 
 
-def test_a_few_random_kills_are_resumed_to_the_same_bits(screen, straight, tmp_path):
+def test_ten_random_kills_are_resumed_to_the_same_bits(screen, straight, tmp_path):
     draw = np.random.default_rng(0)
-    for n in range(2):
+    for n in range(10):
         kill_and_go_on(screen, straight, tmp_path / f"run{n}", draw.uniform(0.3, 1.0) * straight[1])
 
 

@@ -19,6 +19,8 @@ BACKBONES: dict[str, str | Callable[..., nn.Module]] = {  # an import string is 
     "ssm": "counterflow.backbones.ssm:ssm",
     "image_dit": "counterflow.backbones.image_dit:image_dit",
 }
+LEARNING_RATES = {"mlp": 1e-3, "dit": 3e-3, "set": 3e-3, "ssm": 3e-3}  # what `train` takes by default (benchmarks/search_backbones.py)
+DEFAULT_LEARNING_RATE = 1e-3  # of all others
 
 
 def build(
@@ -95,6 +97,11 @@ def resolve(backbone: str | Callable[..., nn.Module], trust_packages: Collection
             f"{backbone!r} would run code of {module_name!r}: if you trust it, pass trust_packages=[{module_name.split('.')[0]!r}]"
         )
     return import_string(backbone)
+
+
+def learning_rate(backbone: str | Callable[..., nn.Module] | nn.Module) -> float:
+    """The default learning rate of a backbone."""
+    return LEARNING_RATES.get(backbone, DEFAULT_LEARNING_RATE) if isinstance(backbone, str) else DEFAULT_LEARNING_RATE
 
 
 def import_string(path: str) -> Callable[..., nn.Module]:

@@ -15,10 +15,10 @@ from counterflow.nn.tokens import GeneHead, GeneTokenizer
 from counterflow.nn.trunk import Conditioning, Trunk
 
 SIZES = {
-    "XS": {"width": 64, "depth": 3, "n_heads": 2},  # a screen on a CPU
-    "S": {"width": 384, "depth": 12, "n_heads": 6},  # from here on as in the paper
-    "B": {"width": 768, "depth": 12, "n_heads": 12},
-    "L": {"width": 1024, "depth": 24, "n_heads": 16},
+    "XS": {"width": 64, "depth": 2, "n_heads": 2, "genes_per_token": 4},  # a screen on a CPU: benchmarks/search_backbones.py
+    "S": {"width": 384, "depth": 12, "n_heads": 6, "genes_per_token": 1},  # from here on as in the paper
+    "B": {"width": 768, "depth": 12, "n_heads": 12, "genes_per_token": 1},
+    "L": {"width": 1024, "depth": 24, "n_heads": 16, "genes_per_token": 1},
 }
 MAX_TOKENS = 256  # attention is quadratic in the tokens
 
@@ -50,7 +50,7 @@ def dit(
     conditioning
         `"adaln"`, `"cross"` or `"in_context"`, see `counterflow.nn.trunk.Trunk`.
     genes_per_token
-        Genes that share a token; None takes as many as keep the tokens at 256 or fewer.
+        Genes (or components) that share a token; None takes those of the size, and as many as keep the tokens at 256 or fewer.
     feature_order
         A permutation of the features that puts together those that should share a token; without effect at one gene per token.
     qk_norm
@@ -65,7 +65,7 @@ def dit(
     """
     n_features = vector_length(state_shape)
     chosen = pick_size(SIZES, size, width=width, depth=depth, n_heads=n_heads)
-    per_token = genes_per_token or math.ceil(n_features / MAX_TOKENS)
+    per_token = genes_per_token or min(n_features, max(chosen["genes_per_token"], math.ceil(n_features / MAX_TOKENS)))
     order = None
     if per_token > 1:  # kept also when it is the plain one, so that saved weights always carry the order they were trained in
         order = torch.arange(n_features) if feature_order is None else feature_order

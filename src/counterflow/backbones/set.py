@@ -9,7 +9,7 @@ from counterflow.nn.tokens import GeneHead, GeneTokenizer
 from counterflow.nn.trunk import Conditioning, Trunk
 
 SIZES = {
-    "XS": {"width": 64, "depth": 3, "n_heads": 2, "n_inducing": 16},
+    "XS": {"width": 64, "depth": 2, "n_heads": 2, "n_inducing": 8},  # benchmarks/search_backbones.py
     "S": {"width": 384, "depth": 12, "n_heads": 6, "n_inducing": 64},
     "B": {"width": 768, "depth": 12, "n_heads": 12, "n_inducing": 64},
     "L": {"width": 1024, "depth": 24, "n_heads": 16, "n_inducing": 64},

@@ -16,10 +16,10 @@ from counterflow.nn.tokens import GeneHead, GeneTokenizer
 from counterflow.nn.trunk import Conditioning, Trunk
 
 SIZES = {
-    "XS": {"width": 64, "depth": 3, "n_heads": 4, "state": 16},
-    "S": {"width": 384, "depth": 12, "n_heads": 6, "state": 64},
-    "B": {"width": 768, "depth": 12, "n_heads": 12, "state": 64},
-    "L": {"width": 1024, "depth": 24, "n_heads": 16, "state": 64},
+    "XS": {"width": 64, "depth": 3, "n_heads": 4, "state": 16, "genes_per_token": 4},  # benchmarks/search_backbones.py
+    "S": {"width": 384, "depth": 12, "n_heads": 6, "state": 64, "genes_per_token": 1},
+    "B": {"width": 768, "depth": 12, "n_heads": 12, "state": 64, "genes_per_token": 1},
+    "L": {"width": 1024, "depth": 24, "n_heads": 16, "state": 64, "genes_per_token": 1},
 }
 MAX_TOKENS = 128  # a few hundred modules at most: genes have no natural sequence, and a long one would pretend they have
 
@@ -52,7 +52,8 @@ def ssm(
     conditioning
         `"adaln"`, `"cross"` or `"in_context"`, see `counterflow.nn.trunk.Trunk`.
     genes_per_token
-        Genes that share a token; None takes as many as keep the tokens at 128 or fewer, and 1 with `order="none"`.
+        Genes (or components) that share a token; None takes those of the size, and as many as keep the tokens at 128 or fewer, and 1
+        with `order="none"`.
     feature_order
         The permutation in which the features are read, for example the leaf order of a correlation clustering. Saved with the weights.
         None reads them as they come. Without effect with `order="none"` at one gene per token.
@@ -69,7 +70,8 @@ def ssm(
     """
     n_features = vector_length(state_shape)
     chosen = pick_size(SIZES, size, width=width, depth=depth, n_heads=n_heads, state=state)
-    per_token = genes_per_token or (1 if order == "none" else math.ceil(n_features / MAX_TOKENS))
+    fewest = 1 if order == "none" else min(n_features, max(chosen["genes_per_token"], math.ceil(n_features / MAX_TOKENS)))
+    per_token = genes_per_token or fewest
     layout = None
     if order != "none" or per_token > 1:  # kept also when it is the plain one, so that saved weights always carry their order
         layout = torch.arange(n_features) if feature_order is None else feature_order

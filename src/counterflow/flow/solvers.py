@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from counterflow.errors import DivergenceError
 from counterflow.flow.path import SMALLEST_REMAINDER
 from counterflow.types import Solver, Velocity
 
@@ -79,7 +80,7 @@ def dopri5(
 
     Raises
     ------
-    ArithmeticError
+    DivergenceError
         If the velocity is not finite, or `max_steps` tried steps do not reach the end.
     """
     t, end = float(ts[0]), float(ts[-1])
@@ -97,13 +98,13 @@ def dopri5(
             ks.append(velocity(x_next, x.new_tensor(end if last and c == 1 else t + c * step)))
         error = _rms(step * sum(e * k for e, k in zip(_E, ks, strict=True)) / (atol + rtol * torch.maximum(x.abs(), x_next.abs())))
         if not error < float("inf"):
-            raise ArithmeticError(f"the velocity is not finite near t = {t:.4g}")
+            raise DivergenceError(f"the velocity is not finite near t = {t:.4g}")
         if error <= 1:
             if last:
                 return x_next
             t, x, k1 = t + step, x_next, ks[-1]
         h = abs(step) * min(10.0, max(0.2, 0.9 * max(error, 1e-10) ** -0.2))
-    raise ArithmeticError(f"dopri5 took {max_steps} steps and is at t = {t:.6g}; raise rtol and atol or look at the velocity")
+    raise DivergenceError(f"dopri5 took {max_steps} steps and is at t = {t:.6g}; raise rtol and atol or look at the velocity")
 
 
 def _rms(x: Tensor) -> float:

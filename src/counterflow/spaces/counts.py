@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
+from counterflow.errors import DivergenceError
 from counterflow.spaces.quantiles import binomial_quantile, nb_quantile
 
 GAUSSIAN_STREAM, COUNT_STREAM = 0, 1  # the state's noise and the counts' noise of one cell have nothing in common
@@ -86,7 +87,7 @@ def transport(
 
     Raises
     ------
-    ArithmeticError
+    DivergenceError
         If an expected count is not finite.
     """
     before = _dense(counts).astype(np.int32)
@@ -147,7 +148,7 @@ def _kept_and_gained(before: NDArray, after: NDArray) -> tuple[NDArray[np.float6
 def _expected(mean: NDArray) -> NDArray[np.float64]:
     """Expected counts in double precision; a linear decoder's slightly negative ones are 0."""
     if not np.isfinite(mean).all():
-        raise ArithmeticError(f"{(~np.isfinite(mean)).sum()} expected counts are not finite; the model or its decoder diverged")
+        raise DivergenceError(f"{(~np.isfinite(mean)).sum()} expected counts are not finite; the model or its decoder diverged")
     return np.maximum(np.asarray(mean, dtype=np.float64), 0)
 
 

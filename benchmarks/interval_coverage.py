@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/coverage.py [--only norman simulated]
+    python benchmarks/interval_coverage.py [--only norman simulated]
 
 Writes ``benchmarks/results/coverage.csv`` (one row per held-out condition and level), ``coverage.md`` and ``coverage.png``. Nothing of
 the intervals was chosen on these numbers but the form of the variance (`docs/decisions.md` says what was tried). The real screens are
@@ -78,7 +78,8 @@ def markdown(rows: pd.DataFrame) -> str:
     """Tables of what was covered."""
     lines = [
         "# Do the intervals hold?", "",
-        "Written by `benchmarks/coverage.py`. Nominal 90 % intervals of `predict_effect`, the default model; every condition (or cell",
+        "Written by `benchmarks/interval_coverage.py`. Nominal 90 % intervals of `predict_effect`, the default model; every condition (or "
+        "cell",
         "type, or line) held out once. Repeat: the effect's two halves correlate by more than .4. Top: the 20 genes of the largest",
         "predicted effects. Not zero: genes whose interval leaves out no effect. Beyond rule: genes whose interval leaves out what the",
         "best simple rule says.", "",
