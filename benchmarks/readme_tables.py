@@ -71,10 +71,10 @@ COMPARED = {
     "mcfaline": "McFaline, A172 held out: the negative control, where next to nothing reproduces",
 }
 EARLIER = (
-    "Of the present recipe: Kang, with the token networks in `pca` only (at this budget `raw` gives them 5 to 40 steps, and the"
-    " autoencoder of `latent` alone uses the budget up). Norman is of the recipe before the two estimators of a mean were mixed, and its"
-    " token networks had other sizes. A549, Schraivogel and McFaline are of the recipe before means came from measured effects: what holds"
-    " for these now is in `docs/accuracy.md`."
+    "Of the present recipe: A549, in `pca` only, and Kang, with the token networks in `pca` only (at this budget `raw` gives them 5 to 40"
+    " steps, and the autoencoder of `latent` alone uses the budget up). Norman is of the recipe before the two estimators of a mean were"
+    " mixed, and its token networks had other sizes. Schraivogel and McFaline are of the recipe before means came from measured effects:"
+    " what holds for these now is in `docs/accuracy.md`."
 )
 QUESTIONS = ("pearson_delta", "pds_cosine", "mse", "energy", "c2st_gene")
 
