@@ -262,14 +262,8 @@ def page(found: dict) -> str:
         lines += [
             f"| {int(n):,} | {place} | {one['csr']} | {one['dense_log1p']} | {one['peak_mb']} |" for place, one in here["feed"].items()
         ]
-    lines += [
-        "",
-        "A whole fit of 50 steps (default recipe, three fits):",
-        "",
     lines += ["", "A whole fit of 50 steps (default recipe, three fits):", ""]
     lines += ["| cells | from | s (processor s) | peak MB |", "|---|---|---|---|"]
-        "|---|---|---|---|",
-    ]
     for n, here in found["sizes"].items():
         for place, one in here["fit"].items():
             lines.append(f"| {int(n):,} | {place} | {one['seconds']} ({one['processor_seconds']}) | {one['peak_mb']} |")
