@@ -181,16 +181,17 @@ class CellAnswers:
         uns = made_by(self.config, how, specs, self.setup) | {"genes": genes}
         for i, part in blocks_of([len(rows) for rows in asked], most):
             if part.start == 0:
-                rows, some = asked[i], cells.rows(asked[i])
+                rows, used, at = asked[i], *np.unique(asked[i], return_inverse=True)
+                some = cells.rows(used)  # each once, however often it is used
                 support = support_labels(specs[i], some, self.vocabulary)
                 correction = self._correction(specs[i], some, support, origins, how, calibrated=how.decoder == "calibrated")
-                seeds, again = cell_seeds(some.cells), occurrences([names[row] for row in rows])
-            here, fewer = np.arange(part.start, part.stop), replace(correction, group=correction.group[part])
+                seeds, again = cell_seeds(cells.cells[row] for row in rows), occurrences([names[row] for row in rows])
+            here, fewer = at[part], replace(correction, group=correction.group[at[part]])
             with compiled(self.module.backbone, compile):
                 counts, expected = self._counterfactual(specs[i], some.rows(here), fewer, how, seeds[part])
             called = [names[row] for row in rows[part]]
-            named = describe_rows(obs.iloc[rows[part]], specs[i], self.setup, called, support[part], again[part])
-            yield to_anndata(counts, expected, some.library[part], named, var, uns)
+            named = describe_rows(obs.iloc[rows[part]], specs[i], self.setup, called, [support[row] for row in here], again[part])
+            yield to_anndata(counts, expected, some.library[here], named, var, uns)
 
     def generate(
         self,
@@ -257,16 +258,18 @@ class CellAnswers:
         for i, part in blocks_of([n_cells] * len(specs), most):
             if part.start == 0:
                 rows = np.random.default_rng([seed, 2]).choice(asked[i], n_cells)
-                some = cells.rows(rows)
-                library, seeds = self.reference.draw_libraries(some, seed), cell_seeds(some.cells)
+                used, at = np.unique(rows, return_inverse=True)
+                some = cells.rows(used)  # each once, however often it is used
+                library = self.reference.draw_libraries(cells.contexts, cells.context[rows], seed)
+                seeds = cell_seeds(cells.cells[row] for row in rows)
                 support = support_labels(specs[i], some, self.vocabulary)
                 correction = self._correction(specs[i], some, support, origins, how, calibrated=calibrated)
                 first = n_cells * specs[:i].count(specs[i])  # asked for in another context before
-            start, fewer = some.rows(np.arange(part.start, part.stop)), replace(correction, group=correction.group[part])
+            start, fewer = some.rows(at[part]), replace(correction, group=correction.group[at[part]])
             ids = self._ids(specs[i], start)
             counts, expected = new_cells(self.module, self.space, start, library[part], ids, fewer, how, seeds[part], device)
-            called = [f"new{first + n}" for n in range(part.start, part.stop)]
-            named = describe_rows(obs.iloc[rows[part]], specs[i], self.setup, called, support[part], np.zeros(len(called), dtype=np.int64))
+            called, never = [f"new{first + n}" for n in range(part.start, part.stop)], np.zeros(part.stop - part.start, dtype=np.int64)
+            named = describe_rows(obs.iloc[rows[part]], specs[i], self.setup, called, [support[row] for row in at[part]], never)
             yield to_anndata(counts, expected, library[part], named.drop(columns="source_cell"), var, uns)
 
     def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:

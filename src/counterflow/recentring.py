@@ -141,6 +141,7 @@ class Recentring:
         """
         labels = list(zip(cells.context.tolist(), support, strict=True))
         groups = sorted(set(labels))
+        number = {label: i for i, label in enumerate(groups)}
         anchor = scale * self.states.anchor(spec)
         shift, center, spread, factor = [], [], [], []
         for context, label in groups:
@@ -161,7 +162,7 @@ class Recentring:
             torch.tensor(spread, dtype=torch.float32),
             torch.from_numpy(anchor.astype(np.float32)).expand(len(groups), -1),
             np.array(factor) if calibrated else None,
-            np.array([groups.index(label) for label in labels], dtype=np.int64),
+            np.array([number[label] for label in labels], dtype=np.int64),
         )
 
     def _factors(

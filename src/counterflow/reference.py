@@ -63,10 +63,10 @@ class Reference:
         )
         return screen, self.obs, pd.DataFrame(index=pd.Index(genes, dtype=str))
 
-    def draw_libraries(self, cells: Screen, seed: int) -> np.ndarray:
-        """A log-normal library size for each cell, as in the training cells of its context."""
-        normal = np.random.default_rng([seed, 4]).standard_normal(len(cells.cells))
-        moments = np.array([self.log_library[cells.contexts[c]] for c in cells.context])
+    def draw_libraries(self, levels: Sequence[tuple[str, ...]], context: np.ndarray, seed: int) -> np.ndarray:
+        """A log-normal library size for each cell, as in the training cells of its context (positions in `levels`)."""
+        normal = np.random.default_rng([seed, 4]).standard_normal(len(context))
+        moments = np.array([self.log_library.get(level, (np.nan, np.nan)) for level in levels])[context]
         return np.exp(moments[:, 0] + moments[:, 1] * normal).round().astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ their noise.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -27,18 +27,19 @@ GAUSSIAN_STREAM, COUNT_STREAM = 0, 1  # the state's noise and the counts' noise 
 ROWS_AT_ONCE = 512  # bounds the memory; no number depends on it
 
 
-def cell_seeds(names: Sequence[str]) -> NDArray[np.uint64]:
+def cell_seeds(names: Iterable[str]) -> NDArray[np.uint64]:
     """A stable 64-bit number for each cell, from its name and how many equal names came before it.
 
     Compute it on the whole table and take rows of the result: the count of equal names starts anew with each call.
     """
     seen: Counter[str] = Counter()
-    seeds = np.empty(len(names), dtype=np.uint64)
-    for i, name in enumerate(map(str, names)):
+
+    def seed(name: str) -> int:
         digest = blake2b(f"{name}\0{seen[name]}".encode(), digest_size=8).digest()
-        seeds[i] = int.from_bytes(digest, "little")
         seen[name] += 1
-    return seeds
+        return int.from_bytes(digest, "little")
+
+    return np.fromiter((seed(str(name)) for name in names), dtype=np.uint64)
 
 
 def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
