@@ -91,8 +91,9 @@ class Recipe:
         units = self.judged(cells, states, ~cells.is_control, module, rule)
         for left_out in folds(cells, self.vocabulary.generalises, self.plan["seed"]):
             kept = np.flatnonzero(~left_out)
-            less = replace(self, vocabulary=_without(self.vocabulary, cells.rows(kept)), ledger=Ledger())
-            module, without, _ = less.fit(cells.rows(kept), lambda rows, kept=kept: states(kept[rows]))  # type: ignore[misc]
+            fewer = cells.rows(kept)
+            less = replace(self, vocabulary=_without(self.vocabulary, fewer), ledger=Ledger())
+            module, without, _ = less.fit(fewer, lambda rows, kept=kept: states(kept[rows]))  # type: ignore[misc]
             assert without is not None
             units += less.judged(cells, states, left_out, module, without)
         return learn_trust(units)
