@@ -142,13 +142,16 @@ def fit_intervals(screen: Screen, measured: MeasuredEffects, seed: int, ledger: 
 
 def _halves(screen: Screen, seed: int) -> Iterator[LeftOut]:
     """Effects on one half of the cells of each condition and context, predicted from the other half."""
-    draw = np.random.default_rng([seed, 7]).permutation(len(screen.cells))
+    draw = np.random.default_rng([seed, 7]).permutation(len(screen.cells)).astype(np.int32)
     group = screen.condition[draw] * len(screen.contexts) + screen.context[draw]
-    order = np.argsort(group, kind="stable")
-    turn = np.arange(len(group)) - np.searchsorted(group[order], group[order])  # 0, 1, 2, ... within each group
-    rows, enough = draw[order], np.bincount(group, minlength=len(screen.contexts))[: len(screen.contexts)] > 1
+    order = np.argsort(group, kind="stable").astype(np.int32)
+    first = np.searchsorted(group[order], np.arange(group.max() + 1)).astype(np.int32)
+    turn = np.arange(len(group), dtype=np.int32) - first[group[order]]  # 0, 1, 2, ... within each group
+    enough = np.bincount(group, minlength=len(screen.contexts))[: len(screen.contexts)] > 1
+    rows = draw[order]
     kept = enough[screen.context[rows]]
     parts = [np.sort(rows[kept & (turn % 2 == half)]) for half in (0, 1)]
+    del draw, group, order, turn, rows, kept  # of millions of cells, as much as all else together
     if all((screen.condition[part] > 0).any() for part in parts):
         yield from halves(_gene_effects(screen, parts[0]), _gene_effects(screen, parts[1]))
 

@@ -90,12 +90,17 @@ class Recipe:
         self.ledger.record("recipe", cells.keys)
         units = self.judged(cells, states, ~cells.is_control, module, rule)
         for left_out in folds(cells, self.vocabulary.generalises, self.plan["seed"]):
-            kept = np.flatnonzero(~left_out)
-            less = replace(self, vocabulary=_without(self.vocabulary, cells.rows(kept)), ledger=Ledger())
-            module, without, _ = less.fit(cells.rows(kept), lambda rows, kept=kept: states(kept[rows]))  # type: ignore[misc]
-            assert without is not None
-            units += less.judged(cells, states, left_out, module, without)
+            units += self._left_out(cells, states, left_out)
         return learn_trust(units)
+
+    def _left_out(self, cells: Screen, states: States, left_out: np.ndarray) -> list[Judged]:
+        """How a flow and a rule that were fitted on the other cells do on these."""
+        kept = np.flatnonzero(~left_out)
+        fewer = cells.rows(kept)
+        less = replace(self, vocabulary=_without(self.vocabulary, fewer), ledger=Ledger())
+        module, rule, _ = less.fit(fewer, lambda rows: states(kept[rows]))
+        assert rule is not None
+        return less.judged(cells, states, left_out, module, rule)
 
     def judged(self, cells: Screen, states: States, some: np.ndarray, module: FlowModule, rule: KrigedRule) -> list[Judged]:
         """How a flow and a rule do on some perturbed cells."""
