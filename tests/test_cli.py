@@ -66,6 +66,7 @@ def calls(monkeypatch):
         setattr(module, name, note(name))
         module.WithMean = lambda model: model  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "counterflow.evaluate.evaluate" if name == "evaluate" else "counterflow.compare", module)
+    monkeypatch.setattr("counterflow.evaluate.report.write_report", lambda table, file, title: made.setdefault("report", []).append(file))
     return made
 
 

@@ -37,7 +37,7 @@ def parser() -> VerbParser:
     verb.positional("file", "the screen (default: the file the run was fitted on)", optional=True)
     verb.option("subset", str, "test", "the set to score on: test, or val while choosing")
     verb.option("seed", int, 0, "seed of the halves of real cells that are compared")
-    verb.option("out", str | None, None, "where to put the table")
+    verb.option("out", str | None, None, "where to put the table and the report")
     verb.option(
         "cell_eval", Literal["lognorm", "counts"] | None, None,
         "also write predicted and real cells to OUT/cell_eval, for the scorers cell-eval2 and cell-eval",
@@ -53,6 +53,7 @@ def run(argv: Sequence[str]) -> None:
     if options.subset not in ("test", "val"):
         raise ConfigError(f"--subset {options.subset!r}: score on 'test', or on 'val' while choosing")
     folder = RunDirectory(Path(options.run))
+    from counterflow.evaluate.report import write_report
     from counterflow.model import CounterFlow
 
     with terminal.working(f"loading {options.run}"):
@@ -62,6 +63,7 @@ def run(argv: Sequence[str]) -> None:
     with terminal.working("scoring"):
         table = score(model, adata, subset=options.subset, seed=options.seed, metrics=None)
     table.save(options.out)
+    write_report(table, Path(options.out) / "report.html", title=f"{row_name(model)} on held-out conditions")
     exported = {}
     if options.cell_eval is not None:
         with terminal.working("exporting"):
@@ -69,7 +71,7 @@ def run(argv: Sequence[str]) -> None:
     print_scores(table, terminal)
     terminal.say()
     terminal.say(table.verdict(row_name(model)))
-    terminal.say(f"wrote {options.out}", style="bold")
+    terminal.say(f"wrote {options.out}: report.html to look at, table.csv with every score", style="bold")
     result = {"out": options.out, "verdict": table.verdict(row_name(model)), "summary": records(table)}
     terminal.result(result | ({"cell_eval": exported} if exported else {}))
 
