@@ -98,6 +98,17 @@ def test_help_and_import_are_fast_and_light():
     assert "counterflow fit screen.h5ad" in done.stdout
 
 
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_a_reader_that_went_away_is_no_fault(word):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "counterflow.cli", word], stdout=writing, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_a_help_with_an_example(verb, capsys):
     assert main([verb, "--help"]) == 0

@@ -102,7 +102,7 @@ class Recentring:
     @classmethod
     def from_parts(cls, described: dict[str, Any], arrays: dict[str, np.ndarray]) -> Recentring:
         """Inverse of `to_parts`."""
-        specs = tuple(ConditionSpec(tuple(parts), tuple(doses), time) for parts, doses, time in described["conditions"])
+        specs = tuple(ConditionSpec(tuple(parts), tuple(map(float, doses)), float(time)) for parts, doses, time in described["conditions"])
         levels = tuple(tuple(level) for level in described["contexts"])
         spec_of, level_of = np.array(described["units"], dtype=np.int64).reshape(-1, 2).T
 

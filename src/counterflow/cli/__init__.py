@@ -56,18 +56,17 @@ class Stopped(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0 done, 2 the user's input, 1 our fault, 128 + n ended by signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(HELP)
-        return 0
-    if words[0] in ("-V", "--version"):
-        from counterflow import __version__
-
-        print(__version__)
-        return 0
     debug = "--debug" in words
     try:
-        with _warnings_as_lines("--quiet" in words):
-            _run(words)
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(HELP, flush=True)
+        elif words[0] in ("-V", "--version"):
+            from counterflow import __version__
+
+            print(__version__, flush=True)
+        else:
+            with _warnings_as_lines("--quiet" in words):
+                _run(words)
     except CounterflowError as error:
         return _fail(f"error: {error}", 2, debug)
     except SystemExit as end:  # --help and --print_config of a verb
