@@ -193,8 +193,11 @@ class LatentSpace(nn.Module):
         for start in range(0, counts.shape[0], _BLOCK):
             x = torch.from_numpy(counts[start : start + _BLOCK].toarray())
             batch = torch.zeros(len(x), 1, dtype=torch.long)
-            with torch.random.fork_rng(devices=[]):  # it also draws a sample, which nobody reads
-                blocks.append(self.vae.inference(x, batch)["qz"].loc)
+            try:
+                with torch.random.fork_rng(devices=[]):  # it also draws a sample, which nobody reads
+                    blocks.append(self.vae.inference(x, batch)["qz"].loc)
+            except ValueError:  # distributions refuse what is no number
+                raise DataError("the autoencoder gives states that are no numbers: its weights are out of range; fit it again") from None
         return torch.cat(blocks)
 
     @torch.no_grad()
