@@ -70,11 +70,9 @@ COMPARED = {
     "schraivogel": "Schraivogel, one of two batches held out (K562, gene repression; 200 cells per condition and batch)",
     "mcfaline": "McFaline, A172 held out: the negative control, where next to nothing reproduces",
 }
-EARLIER = (
-    "Of the present recipe: A549, in `pca` only, and Kang, with the token networks in `pca` only (at this budget `raw` gives them 5 to 40"
-    " steps, and the autoencoder of `latent` alone uses the budget up). Norman is of the recipe before the two estimators of a mean were"
-    " mixed, and its token networks had other sizes. Schraivogel and McFaline are of the recipe before means came from measured effects:"
-    " what holds for these now is in `docs/accuracy.md`."
+SCOPE = (
+    "All of the present recipe, one training each: four backbones in `pca`, the MLP in `raw` too (at this budget the others have 5 to 40"
+    " steps there), and for Kang in `latent`, where the autoencoder alone uses the budget up. A549 has no `raw` row."
 )
 QUESTIONS = ("pearson_delta", "pds_cosine", "mse", "energy", "c2st_gene")
 
@@ -111,7 +109,7 @@ def compared(name: str, *, every_baseline: bool) -> list[str]:
 
 def backbones() -> list[str]:
     lines = [
-        f"({EARLIER})",
+        f"({SCOPE})",
         "",
         "Four backbones, one budget, between *no change*, the best simple rule for each metric and the ceiling (`benchmarks/compare.py`;"
         " S in brackets: 0 = one generic response, 1 = repeating the experiment). All baselines, costs and verdicts in words:"
@@ -131,7 +129,7 @@ def comparison() -> str:
         "Written by `benchmarks/readme_tables.py` from `benchmarks/results/compare_*.json`. S in brackets: 0 = the `mean` baseline, 1 =",
         "the split-half ceiling. `+ct`: the mean of a rule, decoded by count transport. As they came out, good or bad.",
         "",
-        EARLIER,
+        SCOPE,
     ]
     for name, title in COMPARED.items():
         content = results(f"compare_{name}")
