@@ -236,5 +236,7 @@ def test_one_real_model_end_to_end(adata, tmp_path):
     assert np.isfinite(table.per_condition("mse")["mlp/pca"]).all()
     assert {"additive+ct", "matching_mean"} <= set(table.baselines)
     assert any(note.startswith("mlp/pca: leak audit passed: features, space, rule, weights, recipe") for note in table.notes)
-    assert "<svg" in (tmp_path / "report.html").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert "<svg" in report and "How sure the predictions are" in report
+    assert set(table.coverage["method"]) == {"mlp/pca"} and set(table.coverage["condition"]) == set(table.rows["condition"])
     assert table.costs["function_evaluations"].tolist() == [20]

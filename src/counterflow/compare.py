@@ -278,7 +278,8 @@ def _train_and_score(
     }
     rows = table.rows[table.rows["method"] == task.model].assign(seed=task.seed)
     shown = Examples() if task.seed or task.share < 1 else table.examples
-    return Table(rows, table.self_test, pd.DataFrame([cost]), table.notes, shown)
+    sure = table.coverage.assign(seed=task.seed) if len(table.coverage) and task.share == 1 else pd.DataFrame()
+    return Table(rows, table.self_test, pd.DataFrame([cost]), table.notes, shown, coverage=sure)
 
 
 def function_evaluations(model: CounterFlow) -> int:
