@@ -1,7 +1,7 @@
 """Damaged and malicious files against every reader, in worker processes, so that a crash is counted and not fatal::
 
     python benchmarks/fuzz.py                       # 2,000 h5ad files, 5,000 model directories, 1,500 texts: about 20 min on one core
-    python benchmarks/fuzz.py --areas h5ad --share 0.1 --out /tmp/fuzz.md
+    python benchmarks/fuzz.py --areas h5ad --share 0.1 --out fuzz.md
 
 Outcomes: *refused* (an error of ours), *unchanged* (loaded, and the same to the bit), *another* (a changed file that was signed anew and
 is sound: a forger may write what he likes, but only that), and the faults: *silent* (other content was accepted), *foreign* (an

@@ -17,6 +17,7 @@ import h5py
 MOST_BYTES = 64 * 2**20  # of numbers that are read for the test
 _DEEPEST = 50  # groups in groups: an AnnData has five or six
 _BLOCK = 2**18  # values at a time
+# what h5py raises for damaged parts: it has no error of its own; of these, NotImplementedError is for kinds of links and types it lacks
 _UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError, AttributeError, NotImplementedError)
 
 
