@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from counterflow.cli.generate import condition_table
+from counterflow.cli.generate import add_condition_options, condition_table
 from counterflow.cli.parser import VerbParser
 from counterflow.cli.terminal import Terminal
 from counterflow.errors import ConfigError
@@ -27,14 +27,9 @@ def parser() -> VerbParser:
         "effect", "RUN --condition C [--condition C2 ...] [--out EFFECTS.csv] [options]",
         "By how much genes change under conditions, with intervals, beside what a simple rule says.", EXAMPLE,
     )  # fmt: skip
-    verb.positional("run", "a run directory, or a saved model")
-    verb.option("condition", str, None, "what to ask for, e.g. KLF1 or KLF1+MAP2K6; may be given several times", repeat=True)
+    add_condition_options(verb)
     verb.option("out", str | None, None, "a table of all genes to write (.csv)")
     verb.option("top", int, 15, "how many genes to print for each condition")
-    verb.option("dose", str | None, None, "dose of every condition, for a model with doses (1.5, or 1.5+2 for two parts)")
-    verb.option("time", float | None, None, "time after the perturbation, for a model with times")
-    verb.option("controls", str | None, None, "a file (.h5ad) with the control cells to start from")
-    verb.option("covariates", dict[str, Any] | None, None, "only controls with these levels, e.g. --covariates.cell_type NK")
     verb.call("", CounterFlow.predict_effect)
     return verb
 
@@ -48,16 +43,16 @@ def run(argv: Sequence[str]) -> None:
         raise ConfigError(f"--out {options.out!r}: give the name of a file that ends in .csv")
     if options.top < 1:
         raise ConfigError(f"--top {options.top}: print at least one gene")
-    from counterflow.cli.screen import read_data
+    from counterflow.cli.feed import read_or_open
     from counterflow.model import CounterFlow
 
     with terminal.working(f"loading {options.run}"):
         model = CounterFlow.load(options.run)
+    controls = None if options.controls is None else read_or_open(options.controls, model.setup, None, terminal)
     with terminal.working("predicting effects"):
         table = model.predict_effect(
-            condition_table(model, options), options.interval, adata=None if options.controls is None else read_data(options.controls),
-            cells=options.cells, n_cells=options.n_cells, n_steps=options.n_steps, seed=options.seed, on_unknown=options.on_unknown,
-            missing_genes=options.missing_genes,
+            condition_table(model, options), options.interval, adata=controls, cells=options.cells, n_cells=options.n_cells,
+            n_steps=options.n_steps, seed=options.seed, on_unknown=options.on_unknown, missing_genes=options.missing_genes,
         )  # fmt: skip
     if options.out is not None:
         _write(table, Path(options.out))

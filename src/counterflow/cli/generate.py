@@ -33,16 +33,21 @@ def parser() -> VerbParser:
         "generate", "RUN --condition C [--condition C2 ...] [options] --out CELLS.h5ad",
         "Cells under other conditions. They start from the control cells kept in the model, or from those of --controls.", EXAMPLE,
     )  # fmt: skip
+    add_condition_options(verb)
+    verb.option("out", str | None, None, "the file to write (.h5ad)")
+    verb.flag("new", "new cells, nobody's counterfactuals: counts are drawn anew (needs --n_cells)")
+    verb.call("", CounterFlow.predict, skip=("guidance_interval",))
+    return verb
+
+
+def add_condition_options(verb: VerbParser) -> None:
+    """A run, what it is asked for, and the control cells to start from."""
     verb.positional("run", "a run directory, or a saved model")
     verb.option("condition", str, None, "what to ask for, e.g. KLF1 or KLF1+MAP2K6; may be given several times", repeat=True)
-    verb.option("out", str | None, None, "the file to write (.h5ad)")
     verb.option("dose", str | None, None, "dose of every condition, for a model with doses (1.5, or 1.5+2 for two parts)")
     verb.option("time", float | None, None, "time after the perturbation, for a model with times")
     verb.option("controls", str | None, None, "a file (.h5ad) with the control cells to start from")
     verb.option("covariates", dict[str, Any] | None, None, "only controls with these levels, e.g. --covariates.cell_type NK")
-    verb.flag("new", "new cells, nobody's counterfactuals: counts are drawn anew (needs --n_cells)")
-    verb.call("", CounterFlow.predict, skip=("guidance_interval",))
-    return verb
 
 
 def run(argv: Sequence[str]) -> None:
