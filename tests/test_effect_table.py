@@ -169,3 +169,13 @@ def test_what_was_found_for_a_condition_is_remembered_until_the_model_is_trained
     model.train(max_steps=3, progress=False)
     model.predict(conditions=name, n_cells=20)
     assert len(calls) == 3 * found
+
+
+def test_what_is_new_in_a_new_context_takes_no_interval_of_an_easier_kind(model, screen):
+    strangers = screen[screen.obs["perturbation"] == "control"].copy()
+    strangers.obs["cell_type"] = "type9"
+    measured = model.predict_effect(parts(model)[0], adata=strangers)
+    assert set(measured["support"]) == {"unseen-context"} and np.isfinite(measured["lo"]).all()
+    with pytest.warns(CounterflowWarning, match="no interval for 1 conditions"):
+        new = model.predict_effect(new_pair(model), adata=strangers)
+    assert set(new["support"]) == {"unseen-context"} and new["lo"].isna().all() and (new["calibrated_on"] == 0).all()

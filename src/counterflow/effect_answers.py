@@ -106,6 +106,8 @@ class EffectAnswers(CellAnswers):
                 counts, _ = self._counterfactual(spec, some, correction, how, cell_seeds(some.cells))
                 label = max(set(support), key=support.count)
                 kind = kinds_by_label(spec, self.vocabulary)[label]
+                if kind == "context" and spec not in self.vocabulary.conditions:
+                    kind = "new in a new context"  # harder than all that was left out: no interval
                 yield effect_of(spec, some, counts, label, kind, genes, self.intervals, cells)
 
     def on_target(self) -> tuple[OnTarget, ...]:
