@@ -12,7 +12,7 @@ BOTTOM = {"types", "errors"}
 ROOMS = {"nn", "backbones", "flow", "diffusion", "spaces", "conditions", "data", "effects"}
 MODEL_PARTS = (
     "footprint",
-    "threads",
+    "processor",
     "stopping",
     "memory",
     "compiling",

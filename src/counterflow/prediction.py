@@ -18,11 +18,12 @@ from counterflow.data.screen import Screen, describe, write_condition
 from counterflow.errors import ConfigError, DataError, near
 from counterflow.fitting import exposures
 from counterflow.flow.choose import choose
+from counterflow.flow.guidance import broadcasts
 from counterflow.flow.solvers import SOLVERS, last_step_euler
 from counterflow.module import FlowModule
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.spaces.counts import cell_noise, cell_seeds, draw_nb, round_counts, transport, transport_mean
-from counterflow.threads import threads_for
+from counterflow.processor import at_work
 from counterflow.types import ConditionIds, ConditionSpec, Solver
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def solve(
     """States under `ids`. A control source starts at the control cells; a noise source at `noise`, or inverts the control cells."""
     solver, grid = how.resolve(module.source)
     origin = control if module.origin is not None else None
+    ids, factual = _once(ids, module), _once(factual, module)
     guided = module.velocity(
         ids, origin=origin, guidance=how.guidance, guidance_kind=how.guidance_kind, guidance_interval=how.guidance_interval
     )
@@ -132,6 +134,13 @@ def solve(
         assert control is not None
         x0 = solver(module.velocity(factual), control, grid.flip(0))
     return (last_step_euler(solver) if module.prediction == "x" else solver)(guided, x0, grid)
+
+
+def _once(ids: ConditionIds, module: FlowModule) -> ConditionIds:
+    """One row for all cells where they share it. Not where a model reads covariates: a cell's bits would depend on its company's."""
+    able = broadcasts(module.backbone) and module.origin is None
+    same = able and not ids.covariates.shape[1] and all(bool((part == part[:1]).all()) for part in ids)
+    return ConditionIds(*(part[:1] for part in ids)) if same else ids
 
 
 def displaced(module: FlowModule, control: Tensor, cells: Screen, ids: ConditionIds, factual: ConditionIds, how: Sampling) -> Tensor:
@@ -185,7 +194,7 @@ def counterfactual(
         drawn = transport(dense, before, expected, dispersion, how.seed, seeds[rows])
         return drawn, transport_mean(dense, before, expected)
 
-    with threads_for(module):
+    with at_work(module):
         drawn, expected = in_blocks(block, len(cells.cells))
     return sparse.csr_matrix(drawn.astype(np.float32)), expected.astype(np.float32)
 
@@ -210,7 +219,7 @@ def new_cells(
         drawn = round_counts(expected) if space.decoder == "round" else draw_nb(expected, dispersion, how.seed, seeds[rows])
         return drawn, expected
 
-    with threads_for(module):
+    with at_work(module):
         drawn, expected = in_blocks(block, len(start.cells))
     return sparse.csr_matrix(drawn.astype(np.float32)), expected.astype(np.float32)
 
