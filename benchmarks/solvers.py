@@ -2,10 +2,10 @@
 
     python benchmarks/solvers.py --data FOLDER [--seconds 10]
 
-Validation conditions only (`benchmarks/search_backbones.py` says which), one fit each of the flow alone, states in principal components, the
-mlp. ``error``: root mean square distance to the solution of dopri5 at rtol 1e-5, relative to what the flow moves. ``mean``: squared error of
-the predicted mean state, relative to that of no change. ``energy``: energy distance of predicted and real cells, relative to that of the
-controls; its noise from the choice of cells is about .01. Writes `benchmarks/results/solvers.json`, `.md` and `.png`.
+Validation conditions only (`benchmarks/search_backbones.py` says which), one fit each of the flow alone, states in principal components,
+the mlp. ``error``: root mean square distance to the solution of dopri5 at rtol 1e-5, relative to what the flow moves. ``mean``: squared
+error of the predicted mean state, relative to that of no change. ``energy``: energy distance of predicted and real cells, relative to that
+of the controls; its noise from the choice of cells is about .01. Writes `benchmarks/results/solvers.json`, `.md` and `.png`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ def fits(folder: Path, seconds: float) -> Iterator[tuple[str, cf.CounterFlow]]:
         for source in ("control", "noise"):
             options = {} if source == "control" else {"coupling": "independent"}
             model = cf.CounterFlow(adata, source=source, n_top_genes=N_GENES, **options)
-            with warnings.catch_warnings(), mock.patch("counterflow.recipe.folds", return_value=[]), mock.patch.object(Recipe, "trust", return_value={}):
+            with (
+                warnings.catch_warnings(),
+                mock.patch("counterflow.recipe.folds", return_value=[]),
+                mock.patch.object(Recipe, "trust", return_value={}),
+            ):
                 warnings.simplefilter("ignore")
                 model.train(max_seconds=seconds, batch_size=BATCH, progress=False)
             yield f"{task}, from {source}", model
@@ -98,11 +102,19 @@ def write(found: dict[str, dict[str, dict[str, float]]], said: str) -> None:
     (RESULTS / "solvers.json").write_text(json.dumps({"how": said, "fits": found}, indent=1) + "\n", encoding="utf-8")
     text = ["# Solvers", "", "`benchmarks/solvers.py` says what the columns are. " + said]
     for fit, ways_ in found.items():
-        text += ["", f"## {fit}", "", "| solver, steps | evaluations | error | mean | energy | us per cell |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+        text += [
+            "",
+            f"## {fit}",
+            "",
+            "| solver, steps | evaluations | error | mean | energy | us per cell |",
+            "| --- | ---: | ---: | ---: | ---: | ---: |",
+        ]
         for way, values in ways_.items():
             kind, _, rest = way.partition(" ")
             n = str(EVALUATIONS[kind] * int(rest.split(",")[0])) if kind in EVALUATIONS else ""
-            text.append(f"| {way} | {n} | {values['error']:.4f} | {values['mean']:.3f} | {values['energy']:.3f} | {values['us_per_cell']:.0f} |")
+            text.append(
+                f"| {way} | {n} | {values['error']:.4f} | {values['mean']:.3f} | {values['energy']:.3f} | {values['us_per_cell']:.0f} |"
+            )
     (RESULTS / "solvers.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py [--peers SCRIPTS --environments FOLDER] [--rounds 3] [--only train sample ...]
 
-Ours are the cases of `benchmarks/speed_cases.py`. A peer's script runs in its own environment (`FOLDER/cellflow/bin/python`, and so on) right
-after ours, round after round, and writes one JSON line a figure; what is not given is left out. Both sides read the same file
+Ours are the cases of `benchmarks/speed_cases.py`. A peer's script runs in its own environment (`FOLDER/cellflow/bin/python`, and so on)
+right after ours, round after round, and writes one JSON line a figure; what is not given is left out. Both sides read the same file
 (`FOLDER/data/neutral.h5ad`), or ours simulates one of that size. Writes `benchmarks/results/speed.json` and `speed.md`: medians over
 rounds, lowest and highest, and the ratio to the peer of the same run. Processor seconds, but where a line says wall.
 """
@@ -37,7 +37,14 @@ PEERS = {  # case -> (environment, script and arguments)
 
 def ours(case: str, workload: Path | None) -> list[dict]:
     """One round of one case of ours."""
-    command = [sys.executable, str(HERE / "speed_cases.py"), case, *(["--workload", str(workload)] if workload else [])]
+    command = [
+        sys.executable,
+        str(HERE / "speed_cases.py"),
+        case,
+        "--rounds",
+        "1" if case in ("train", "raw") else "3",
+        *(["--workload", str(workload)] if workload else []),
+    ]
     return lines(command, os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"})
 
 

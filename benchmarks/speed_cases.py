@@ -67,8 +67,8 @@ def workload(path: Path | None):
 def model_of(path: Path | None, space: str = "pca", **kwargs):
     """A model whose space is fitted, and the feed of its training steps."""
     import counterflow as cf
-    from counterflow.fitting import fit_space, states_of
     from counterflow.data.ledger import Ledger
+    from counterflow.fitting import fit_space, states_of
 
     model = cf.CounterFlow(workload(path), backbone="mlp", space=space, anchor="none", **kwargs)
     cells = model._train_cells
@@ -162,7 +162,9 @@ def sample(options: argparse.Namespace) -> None:
 
     exact = moved("dopri5", "fp32")
     scale = (exact - x).square().mean().sqrt()
-    runs = {f"{solver} {precision}": partial(moved, solver, precision) for solver in ("euler", "midpoint") for precision in ("fp32", "bf16")}
+    runs = {
+        f"{solver} {precision}": partial(moved, solver, precision) for solver in ("euler", "midpoint") for precision in ("fp32", "bf16")
+    }
     times = in_turn(runs, options.rounds)
     for name, run in runs.items():
         error = float((run() - exact).square().mean().sqrt() / scale)
@@ -211,6 +213,7 @@ class First:
     seconds = 0.0
 
     def callback(self, kind):
+        """A callback of that kind that notes it."""
         first = self
 
         class Note(kind):
@@ -233,7 +236,11 @@ def dit(options: argparse.Namespace) -> None:
     x, t = torch.randn(cells, tokens, width, requires_grad=True), torch.rand(cells)
     condition = Condition(torch.randn(cells, width), torch.randn(cells, 2, width), torch.ones(cells, 2, dtype=torch.bool))
     run = forward_backward(trunk, lambda: trunk(x, t, condition)[0])
-    report(options.case, in_turn({p: partial(run, p) for p in ("fp32", "bf16")}, options.rounds), parameters=sum(p.numel() for p in trunk.parameters()))
+    report(
+        options.case,
+        in_turn({p: partial(run, p) for p in ("fp32", "bf16")}, options.rounds),
+        parameters=sum(p.numel() for p in trunk.parameters()),
+    )
 
 
 def forward_backward(module, call: Callable) -> Callable[[str], None]:
@@ -262,7 +269,11 @@ def ssm(options: argparse.Namespace) -> None:
             "two-way": BidirectionalSSM(256, 8),
             "unordered": BidirectionalSSM(256, 8, order="none"),
         }
-        runs = {f"{name} {p} L={length}": partial(forward_backward(mixer, partial(mixer, x)), p) for name, mixer in mixers.items() for p in ("fp32", "bf16")}
+        runs = {
+            f"{name} {p} L={length}": partial(forward_backward(mixer, partial(mixer, x)), p)
+            for name, mixer in mixers.items()
+            for p in ("fp32", "bf16")
+        }
         report(options.case, in_turn(runs, options.rounds))
 
 

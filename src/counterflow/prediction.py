@@ -21,9 +21,9 @@ from counterflow.flow.choose import choose
 from counterflow.flow.guidance import broadcasts
 from counterflow.flow.solvers import SOLVERS, last_step_euler
 from counterflow.module import FlowModule
+from counterflow.processor import at_work
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.spaces.counts import cell_noise, cell_seeds, draw_nb, round_counts, transport, transport_mean
-from counterflow.processor import at_work
 from counterflow.types import ConditionIds, ConditionSpec, Solver
 
 if TYPE_CHECKING:

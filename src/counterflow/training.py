@@ -33,9 +33,9 @@ from counterflow.data.images import ImageSteps
 from counterflow.diffusion.module import DiffusionModule
 from counterflow.errors import CheckpointError, ConfigError, DataError
 from counterflow.module import FlowModule
+from counterflow.processor import at_work
 from counterflow.resuming import forget, identity, read_state
 from counterflow.stopping import StoppedBetweenSteps, StopRequest, between_steps
-from counterflow.processor import at_work
 from counterflow.types import Batch, ConditionIds
 
 _LOOK_EVERY = 20  # steps between looks at the loss on an accelerator
