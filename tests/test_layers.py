@@ -29,6 +29,7 @@ MODEL_PARTS = (
     "requests",
     "effect_table",
     "cell_answers",
+    "density_answers",
     "effect_answers",
     "recipe",
     "bounded",

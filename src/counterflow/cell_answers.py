@@ -78,6 +78,7 @@ class CellAnswers:
         on_unknown: Literal["error", "mean"] = "error",
         decoder: str | None = None,
         precision: Literal["32-true", "bf16-mixed"] = "32-true",
+        mode: Literal["abduct", "sample"] | None = None,
         missing_genes: Literal["error", "zero"] = "error",
         compile: bool = False,
     ) -> AnnData:
@@ -93,7 +94,8 @@ class CellAnswers:
         n_cells
             Cells per condition: a random choice of the controls, repeated when there are fewer. ``None``: all controls.
         solver, n_steps
-            ``euler``, ``midpoint``, ``heun``, ``rk4``, ``dopri5``. Default: midpoint, 5 steps from control cells and 10 from noise.
+            ``euler``, ``midpoint``, ``heun``, ``rk4``, ``dopri5``; from noise also ``sde``. Default: midpoint, 5 steps from control cells
+            and 10 from noise.
         guidance, guidance_kind, guidance_interval
             1 is none; ``contrast`` scales the effect against the control. Calibrate on validation conditions, never on test.
         seed
@@ -104,6 +106,9 @@ class CellAnswers:
             From expected counts to counts: ``calibrated`` (default in pca, latent), ``transport``, ``sample``, ``round`` (default in raw).
         precision
             ``bf16-mixed``: the network computes in bfloat16, in half the time or less where the processor can; states stay in fp32.
+        mode
+            Where the flow starts at noise: ``abduct`` follows each control cell back to the noise that it came from and from there forth
+            under the other condition (default), ``sample`` draws new noise for it (default of ``sde`` and ``genot``).
         missing_genes
             Where `adata` lacks genes of the model: an ``error``, or ``zero`` counts (of a tenth of the genes at most).
         compile
@@ -123,7 +128,7 @@ class CellAnswers:
         A cell comes out alike in any company, but where the model keeps no control cells of its context (a new donor, or
         ``keep_controls=0``): there the means are set on the given cells together.
         """
-        how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed, decoder, precision)
+        how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed, decoder, precision, mode)
         return stack(list(self._predicted(adata, conditions, n_cells, how, on_unknown, missing_genes, compile, None)), self.setup)
 
     def predict_in_blocks(
@@ -168,6 +173,7 @@ class CellAnswers:
     ) -> Iterator[AnnData]:
         self._check_trained()
         how.resolve(self.config["source"])
+        how.inverts(self.config["source"], self.config["coupling"])
         how = replace(how, decoder=how.decode_by(self.space.decoder, self.rule is not None))
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
@@ -251,7 +257,8 @@ class CellAnswers:
         most: Blocks | None,
     ) -> Iterator[AnnData]:
         self._check_trained()
-        how = Sampling(solver, n_steps, seed=seed, decoder="round" if self.space.decoder == "round" else "sample")
+        decoder: str = "round" if self.space.decoder == "round" else "sample"
+        how = Sampling(solver, n_steps, seed=seed, decoder=decoder, mode="sample" if self.config["source"] == "noise" else None)
         how.resolve(self.config["source"])
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, "error", self.setup, self.vocabulary)

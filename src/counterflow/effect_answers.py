@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from counterflow.cell_answers import CellAnswers
+from counterflow.density_answers import DensityAnswers
 from counterflow.effect_table import PredictedEffect, check_interval, effect_of, effect_table
 from counterflow.effects.on_target import OnTarget, on_target
 from counterflow.errors import ConfigError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-class EffectAnswers(CellAnswers):
+class EffectAnswers(DensityAnswers):
     """Questions about effects on genes."""
 
     def predict_effect(

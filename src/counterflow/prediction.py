@@ -20,10 +20,11 @@ from counterflow.fitting import exposures
 from counterflow.flow.choose import choose
 from counterflow.flow.guidance import broadcasts
 from counterflow.flow.solvers import SOLVERS, last_step_euler
+from counterflow.flow.stochastic import sde
 from counterflow.module import FlowModule
 from counterflow.processor import at_work
 from counterflow.spaces.base import StateSpace, log_normalise
-from counterflow.spaces.counts import cell_noise, cell_seeds, draw_nb, round_counts, transport, transport_mean
+from counterflow.spaces.counts import cell_noises, cell_seeds, draw_nb, round_counts, transport, transport_mean
 from counterflow.types import ConditionIds, ConditionSpec, Solver
 
 if TYPE_CHECKING:
@@ -39,7 +40,11 @@ round: the nearest integer, for states that hold counting noise already.
 SOLVER = "midpoint"
 STEPS = {"control": 5, "noise": 10}
 """Steps that are enough: an error of 2 to 3 % of what the flow moves, and no better cells with more (`benchmarks/solvers.py`)."""
+STOCHASTIC = "sde"
+WAYS = (*SOLVERS, STOCHASTIC)
 PRECISIONS = ("32-true", "bf16-mixed")
+MODES = ("abduct", "sample")
+NO_DRAWS: Iterator[Tensor] = iter(())
 BLOCK = 256  # cells solved together, always as many (padded): with a fixed-step solver no cell's bits depend on its company
 
 
@@ -55,9 +60,27 @@ class Sampling:
     seed: int = 0
     decoder: str | None = None
     precision: str = "32-true"
+    mode: Literal["abduct", "sample"] | None = None
 
-    def resolve(self, source: str) -> tuple[Solver, Tensor]:
-        """The solver and its time grid."""
+    def inverts(self, source: str, coupling: object) -> bool:
+        """Whether a given cell starts at the noise that it came from itself (``abduct``), not at noise drawn for it (``sample``).
+
+        Neither where control cells flow: there a cell starts at itself.
+        """
+        if self.mode is None:
+            return source == "noise" and coupling != "genot" and self.solver != STOCHASTIC
+        if self.mode not in MODES:
+            raise ConfigError(f"mode={self.mode!r} is unknown: {near(self.mode, MODES)}")
+        if source != "noise":
+            raise ConfigError(f"mode={self.mode!r} says at which noise a cell starts: this model starts at the control cells themselves")
+        if self.mode == "abduct" and coupling == "genot":
+            raise ConfigError("mode='abduct' finds the noise behind a control cell; with coupling='genot' the cell is a condition instead")
+        if self.mode == "abduct" and self.solver == STOCHASTIC:
+            raise ConfigError("mode='abduct' goes back along the path of the cell, and that of solver='sde' is random: use 'dopri5'")
+        return self.mode == "abduct"
+
+    def resolve(self, source: str, draws: Iterator[Tensor] = NO_DRAWS) -> tuple[Solver, Tensor]:
+        """The solver and its time grid. `draws`: the noise that a stochastic one adds."""
         n_steps = self.steps(source)
         if n_steps < 1:
             raise ConfigError(f"n_steps={n_steps}: at least one step is needed")
@@ -65,11 +88,14 @@ class Sampling:
             raise ConfigError(f"seed={self.seed}: must not be negative")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision={self.precision!r} is unknown: {near(self.precision, PRECISIONS)}")
-        return choose(self.solver or SOLVER, SOLVERS, "solver"), torch.linspace(0, 1, n_steps + 1)
+        if self.solver == STOCHASTIC and source != "noise":
+            raise ConfigError("solver='sde' needs the score, which only a flow from noise has: fit with source='noise'")
+        solver = sde(draws) if self.solver == STOCHASTIC else choose(self.solver or SOLVER, SOLVERS, "solver")
+        return solver, torch.linspace(0, 1, n_steps + 1)
 
     def steps(self, source: str) -> int:
-        """Given, or the default: twice as many for euler, which evaluates the network once a step."""
-        return (2 if self.solver == "euler" else 1) * STEPS[source] if self.n_steps is None else self.n_steps
+        """Given, or the default: twice as many for euler, which evaluates the network once a step, and for the sde."""
+        return (2 if self.solver in ("euler", STOCHASTIC) else 1) * STEPS[source] if self.n_steps is None else self.n_steps
 
     @property
     def effect_scale(self) -> float:
@@ -86,10 +112,11 @@ class Sampling:
             raise ConfigError("decoder='calibrated' sets gene means to those of the rule, and this model has none (anchor='none')")
         return chosen
 
-    def describe(self, source: str) -> dict[str, Any]:
+    def describe(self, source: str, coupling: object) -> dict[str, Any]:
         """JSON-able, for ``uns``."""
         values = asdict(self)
         values["solver"], values["n_steps"] = self.solver if isinstance(self.solver, str) else SOLVER, self.steps(source)
+        values["mode"] = "control" if source == "control" else "abduct" if self.inverts(source, coupling) else "sample"
         values["guidance_interval"] = list(self.guidance_interval or (0.0, 1.0))
         return values
 
@@ -127,15 +154,25 @@ class Correction:
 
 @torch.no_grad()
 def solve(
-    module: FlowModule, control: Tensor | None, noise: Tensor | None, ids: ConditionIds, factual: ConditionIds, how: Sampling
+    module: FlowModule,
+    control: Tensor | None,
+    noise: Tensor | None,
+    ids: ConditionIds,
+    factual: ConditionIds,
+    how: Sampling,
+    draws: Iterator[Tensor] = NO_DRAWS,
 ) -> Tensor:
-    """States under `ids`. A control source starts at the control cells; a noise source at `noise`, or inverts the control cells."""
-    solver, grid = how.resolve(module.source)
+    """States under `ids`. A control source starts at the control cells; a noise source at `noise`, or inverts the control cells.
+
+    `draws`: what a stochastic solver adds on the way.
+    """
+    solver, grid = how.resolve(module.source, draws)
     origin = control if module.origin is not None else None
     ids, factual = _once(ids, module), _once(factual, module)
     guided = module.velocity(
         ids, origin=origin, guidance=how.guidance, guidance_kind=how.guidance_kind, guidance_interval=how.guidance_interval
     )
+    last = last_step_euler if module.prediction == "x" else None
     if module.source == "control":
         assert control is not None
         x0 = control
@@ -144,7 +181,9 @@ def solve(
     else:
         assert control is not None
         x0 = solver(module.velocity(factual), control, grid.flip(0))  # fp32 always: an inversion adds its errors up
-    solver = last_step_euler(solver) if module.prediction == "x" else solver
+        if how.solver == "dopri5":
+            last = None  # the way there is the way back: what was inverted to a tolerance comes back to it
+    solver = solver if last is None else last(solver)
     with torch.autocast(x0.device.type, torch.bfloat16, enabled=how.precision == "bf16-mixed"):
         return solver(guided, x0, grid)
 
@@ -156,10 +195,25 @@ def _once(ids: ConditionIds, module: FlowModule) -> ConditionIds:
     return ConditionIds(*(part[:1] for part in ids)) if same else ids
 
 
+def solved(module: FlowModule, control: Tensor, seeds: np.ndarray, ids: ConditionIds, factual: ConditionIds, how: Sampling) -> Tensor:
+    """States of given control cells under `ids`; whatever is random belongs to a cell, by its number in `seeds`."""
+    if module.source == "control" or how.inverts(module.source, module.coupling):
+        return solve(module, control, None, ids, factual, how)
+    return solve_from_noise(module, control, seeds, ids, factual, how)
+
+
+def solve_from_noise(
+    module: FlowModule, control: Tensor, seeds: np.ndarray, ids: ConditionIds, factual: ConditionIds, how: Sampling
+) -> Tensor:
+    """States of cells that start at noise of their own."""
+    width = control[0].numel()
+    draws = (torch.from_numpy(noise).reshape(control.shape).to(control) for noise in cell_noises(how.seed, seeds, width))
+    return solve(module, control, next(draws), ids, factual, how, draws)
+
+
 def displaced(module: FlowModule, control: Tensor, cells: Screen, ids: ConditionIds, factual: ConditionIds, how: Sampling) -> Tensor:
     """What the flow alone moves given controls by (n x S)."""
-    noise = torch.from_numpy(cell_noise(how.seed, cell_seeds(cells.cells), control.shape[1])) if module.origin is not None else None
-    return solve(module, control, noise, ids, factual, how) - control
+    return solved(module, control, cell_seeds(cells.cells), ids, factual, how) - control
 
 
 def in_blocks(function: Callable[[np.ndarray], tuple[np.ndarray, ...]], n: int) -> tuple[np.ndarray, ...]:
@@ -191,9 +245,7 @@ def counterfactual(
     def block(rows: np.ndarray) -> tuple[np.ndarray, ...]:
         counts = cells.counts[rows]
         control = space.encode(counts, cells.library[rows])
-        noise = torch.from_numpy(cell_noise(how.seed, seeds[rows], control.shape[1])) if module.origin is not None else None
-        start = None if noise is None else noise.to(device)
-        end = solve(module, control.to(device), start, _rows(ids, rows, device), _rows(factual, rows, device), how).cpu()
+        end = solved(module, control.to(device), seeds[rows], _rows(ids, rows, device), _rows(factual, rows, device), how).cpu()
         after = correction.apply(control, end, rows)
         _check_finite(after)
         expected = correction.rates(space.decode(after, exposure[rows]), rows)
@@ -222,10 +274,10 @@ def new_cells(
 
     def block(rows: np.ndarray) -> tuple[np.ndarray, ...]:
         control = space.encode(start.counts[rows], start.library[rows])
-        noise = torch.from_numpy(cell_noise(how.seed, seeds[rows], control.shape[1])).to(device) if module.source == "noise" else None
-        some = _rows(ids, rows, device)
-        end = solve(module, control.to(device), noise, some, some, how).cpu()
-        after = correction.apply(control, end, rows) if noise is None else end + correction.anchor[torch.from_numpy(correction.group[rows])]
+        some, way = _rows(ids, rows, device), solve_from_noise if module.source == "noise" else solved
+        end = way(module, control.to(device), seeds[rows], some, some, how).cpu()
+        moved = way is solved
+        after = correction.apply(control, end, rows) if moved else end + correction.anchor[torch.from_numpy(correction.group[rows])]
         _check_finite(after)
         expected = correction.rates(space.decode(after, exposure[rows]), rows)
         _check_finite(torch.from_numpy(expected))
@@ -312,7 +364,7 @@ def made_by(config: dict[str, Any], how: Sampling, specs: Sequence[ConditionSpec
         "conditions": [describe(spec, setup) for spec in specs],
         "control": setup.control,
         "model": {key: str(config[key]) for key in ("backbone", "space", "source", "coupling", "conditioning", "seed")},
-        "sampling": how.describe(config["source"]),
+        "sampling": how.describe(config["source"], config["coupling"]),
     }
 
 
