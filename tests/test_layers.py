@@ -22,6 +22,7 @@ MODEL_PARTS = (
     "module",
     "assembly",
     "resuming",
+    "devices",
     "training",
     "fitting",
     "prediction",

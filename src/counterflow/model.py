@@ -226,7 +226,7 @@ class CounterFlow(EffectAnswers):
         lr: float | None = None,
         weight_decay: float = 1e-2,
         accelerator: str = "auto",
-        devices: Any = "auto",
+        devices: Any = 1,
         batch_size: int = 512,
         precision: Any = "32-true",
         early_stopping: bool = False,
@@ -237,6 +237,8 @@ class CounterFlow(EffectAnswers):
         max_seconds: float | None = None,
         set_size: int = 64,
         compile: bool = False,
+        strategy: Any = "auto",
+        num_nodes: int = 1,
         run_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
         callbacks: Sequence[Any] = (),
@@ -308,7 +310,7 @@ class CounterFlow(EffectAnswers):
         plan: dict[str, Any] = {"n_sets": n_sets, "set_size": set_size, "seed": seed, "start": 0, "stop": max_steps}
         options: dict[str, Any] = {
             "lr": lr, "weight_decay": weight_decay, "seed": seed, "progress": progress, "accelerator": accelerator, "devices": devices,
-            "precision": precision, "compile": compile, **trainer_kwargs,
+            "strategy": strategy, "num_nodes": num_nodes, "precision": precision, "compile": compile, **trainer_kwargs,
         }  # fmt: skip
         recipe = Recipe(
             lambda seen: self.build_module(order, seen),

@@ -14,7 +14,7 @@ from counterflow.flow.coupling import COUPLINGS, Coupling, couple, genot
 from counterflow.flow.guidance import bind, classifier_free, contrast
 from counterflow.flow.path import Prediction, flow_loss, interpolate
 from counterflow.flow.time import TIMES, TimeSampler
-from counterflow.memory import in_chunks, kept_per_cell
+from counterflow.memory import in_chunks, kept_per_cell, some_rows
 from counterflow.nn.labels import LabelTable
 from counterflow.types import Batch, Condition, ConditionIds, Velocity
 
@@ -87,6 +87,9 @@ class FlowModule(nn.Module):
         x_t, velocity = interpolate(x0, x1, t)
         condition = self._dropped_condition(batch.ids, generator)
         heard = self._with_origin(condition, origin)
+        if batch.own is not None:  # pairing and random numbers are those of the whole step, whoever computes it
+            velocity = velocity[batch.own]
+            x_t, t, heard = some_rows(batch.own, len(x_t), x_t, t, heard)
         if self._kept is None:
             self._kept = kept_per_cell(self.backbone, x_t, t, heard)
         output = in_chunks(self.backbone, x_t, t, heard, self._kept)

@@ -30,15 +30,23 @@ from counterflow.checkpoint import write_whole
 from counterflow.compiling import compiled
 from counterflow.data.datamodule import StepDataset
 from counterflow.data.images import ImageSteps
+from counterflow.devices import (
+    check_started,
+    common,
+    largest_of_all,
+    looked_at,
+    mean_of_all,
+    names_of_all,
+    share_of,
+    with_the_others,
+)  # fmt: skip
 from counterflow.diffusion.module import DiffusionModule
 from counterflow.errors import CheckpointError, ConfigError, DataError
 from counterflow.module import FlowModule
 from counterflow.resuming import forget, identity, read_state
 from counterflow.stopping import StoppedBetweenSteps, StopRequest, between_steps
 from counterflow.threads import threads_for
-from counterflow.types import Batch, ConditionIds
-
-_LOOK_EVERY = 20  # steps between looks at the loss on an accelerator
+from counterflow.types import Batch
 
 Objective: TypeAlias = FlowModule | DiffusionModule
 Steps: TypeAlias = StepDataset | ImageSteps
@@ -64,10 +72,10 @@ class FlowTraining(L.LightningModule):
         """Loss of one batch; stops the run when it is not finite."""
         del batch_idx
         loss = self.module.loss(batch, self.step_generator(self.global_step))
-        looked_at = loss.device.type == "cpu" or self.global_step % _LOOK_EVERY == 0  # asking an accelerator makes it wait
-        if looked_at and not torch.isfinite(loss):
-            raise DataError(self._not_finite(f"the loss became {float(loss.detach())}", batch))
-        self.log("train_loss", loss, prog_bar=True)
+        of_all = mean_of_all(self.trainer, loss)
+        if looked_at(loss.device, self.global_step) and not torch.isfinite(of_all):
+            raise common(DataError(self._not_finite(f"the loss became {float(of_all.detach())}", batch)))
+        self.log("train_loss", of_all, prog_bar=True)
         return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -78,7 +86,7 @@ class FlowTraining(L.LightningModule):
     def check_weights(self) -> None:
         """Raise if a weight is not finite."""
         if not all(bool(torch.isfinite(weight).all()) for weight in self.parameters()):
-            raise DataError(self._not_finite("weights became NaN or infinite", None))
+            raise common(DataError(self._not_finite("weights became NaN or infinite", None)))
 
     def _not_finite(self, what: str, batch: Batch | None) -> str:
         sets = "" if batch is None else self._odd_sets(batch)
@@ -91,19 +99,18 @@ class FlowTraining(L.LightningModule):
     def _odd_sets(self, batch: Batch) -> str:
         """Which sets of a batch have a loss that is not finite, by the names of their groups."""
         odd = []
+        if batch.own is not None:
+            batch = batch.rows(batch.own)
         for group in batch.group.unique().tolist():
-            rows = batch.group == group
-            ids = ConditionIds(*(column[rows] for column in batch.ids))
-            control = None if batch.control is None else batch.control[rows]
-            part = Batch(batch.target[rows], control, ids, batch.group[rows], batch.library[rows])
-            if not torch.isfinite(self.module.loss(part, self.step_generator(self.global_step))):
+            if not torch.isfinite(self.module.loss(batch.rows(batch.group == group), self.step_generator(self.global_step))):
                 odd.append(self.names[group] if group < len(self.names) else str(group))
+        odd = names_of_all(self.trainer, odd)
         return f" in {len(odd)} of its sets ({', '.join(map(repr, odd[:3]))})" if odd else ""
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss on validation conditions with the same noise every time."""
         loss = self.module.loss(batch, self.step_generator(-1 - batch_idx & 0xFFFFFFFF))
-        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.target))
+        self.log("val_loss", mean_of_all(self.trainer, loss), prog_bar=True, batch_size=len(batch.target))
 
     def configure_optimizers(self) -> Any:
         """AdamW; linear warm-up, then cosine to zero."""
@@ -140,7 +147,7 @@ def fit(
     resume_from: str | os.PathLike[str] | None = None,
     progress: bool = True,
     accelerator: str = "auto",
-    devices: Any = "auto",
+    devices: Any = 1,
     precision: Any = "32-true",
     compile: bool = False,
     callbacks: Sequence[L.Callback] = (),
@@ -156,11 +163,11 @@ def fit(
     `data`, a fingerprint, goes into the checkpoint; a run on other data is resumed with `force_data` only.
     A fit without a `run_dir` of its own keeps its state in the directory `parts`, and goes on from the one it finds there.
     """
-    state = None
+    state = forgotten = None
     if run_dir is not None:
         state = Path(run_dir) / "checkpoints" / "last.ckpt"
         if resume_from is None:
-            forget(state.parent)
+            forgotten = state.parent
         elif trainer_kwargs.get("accumulate_grad_batches", 1) != 1:
             raise ConfigError(
                 "a run with accumulate_grad_batches cannot be resumed to the same bits: start anew, better with a larger batch"
@@ -210,21 +217,36 @@ def fit(
             plugins=[WholeFile(), *(plugins if isinstance(plugins, (list, tuple)) else [plugins])],
             **trainer_kwargs,
         )
-        trainer.fit(
-            training,
-            _loader(train),
-            None if val is None else _loader(val),
-            ckpt_path=None if resume_from is None else os.fspath(resume_from),
-            weights_only=True,
-        )
+        check_started(trainer)
+        shared = Shared(train, val, trainer)
+        if forgotten is not None and trainer.is_global_zero:
+            forget(forgotten)
+        with with_the_others(trainer):
+            trainer.fit(training, shared, ckpt_path=None if resume_from is None else os.fspath(resume_from), weights_only=True)
     training.check_weights()
     module.eval()
     return history.rows
 
 
-def _loader(steps: Steps) -> DataLoader[Batch]:
-    """Batches as they come; the generator is there because a loader without one draws from the caller's."""
-    return DataLoader(steps, batch_size=None, generator=torch.Generator())
+class Shared(L.LightningDataModule):
+    """The steps of a fit, and of these what each process computes; whether they can be shared is known before any is started."""
+
+    def __init__(self, train: Steps, val: Steps | None, trainer: L.Trainer) -> None:
+        super().__init__()
+        self.train, self.val = train, val
+        train.share(*share_of(trainer))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Training steps."""
+        return self._loader(self.train)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """Validation steps, if any."""
+        return [] if self.val is None else self._loader(self.val)
+
+    def _loader(self, steps: Steps) -> DataLoader[Batch]:
+        """Batches as they come; the generator is there because a loader without one draws from the caller's."""
+        return DataLoader(steps.share(*share_of(self.trainer)), batch_size=None, generator=torch.Generator())
 
 
 @contextmanager
@@ -280,11 +302,19 @@ class Keeper(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Between two steps."""
-        stop = self.request.signum is not None
+        stop = self._is_asked_to_stop(trainer)
         if stop or trainer.global_step % self.every == 0:
             self._write(trainer)
         if stop:
             raise StoppedBetweenSteps
+
+    def _is_asked_to_stop(self, trainer: L.Trainer) -> bool:
+        """Where several processes train, a signal to one of them stops all, at the same step."""
+        if trainer.world_size > 1 and not looked_at(trainer.strategy.root_device, trainer.global_step):
+            return False
+        signum = int(largest_of_all(trainer, self.request.signum or 0))
+        self.request.signum = signum or self.request.signum
+        return signum > 0
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The last state, before the averaged weights take the place of the others."""
