@@ -24,6 +24,7 @@ from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.screen import Screen, read_screen
 from counterflow.data.source import in_memory
 from counterflow.data.stored import warn_of_place
+from counterflow.devices import is_first
 from counterflow.effect_answers import EffectAnswers
 from counterflow.effects.intervals import Intervals
 from counterflow.errors import ConfigError
@@ -267,6 +268,9 @@ class CounterFlow(EffectAnswers):
             Resume although the cells are not those that the checkpoint was trained on.
         memory_limit
             Gigabytes the fit may take, by an estimate made before it begins; ``None``: what is free.
+        devices, num_nodes, strategy
+            How many devices train, on how many machines, and how Lightning joins them (``ddp``); the sets of a step are shared, so the
+            result is that of one device, but for the last digits. See ``docs/devices.md``.
         compile
             Train through `torch.compile`, for long fits: starts after a minute or more, then may run faster. Needs a C++ compiler.
         run_dir
@@ -283,6 +287,8 @@ class CounterFlow(EffectAnswers):
                 raise ConfigError(f"{name}={value}: must be at least 1")
         if max_seconds is not None and (max_steps is not None or max_epochs is not None or max_seconds <= 0):
             raise ConfigError(f"max_seconds={max_seconds:g} must be positive, and max_steps and max_epochs left out: the time decides")
+        if max_seconds is not None and (devices, num_nodes) != (1, 1):
+            raise ConfigError("max_seconds measures the processor seconds of one process: give max_steps or max_epochs, or devices=1")
         lr = learning_rate(self.config["backbone"]) if lr is None else lr
         if lr <= 0 or weight_decay < 0:
             raise ConfigError(f"lr={lr:g} must be positive and weight_decay={weight_decay:g} must not be negative")
@@ -381,10 +387,15 @@ class CounterFlow(EffectAnswers):
     def save(
         self, dir_path: str | os.PathLike[str], prefix: str | None = None, overwrite: bool = False, save_anndata: bool = False
     ) -> None:
-        """Write safetensors and JSON to the directory `dir_path` (or ``dir_path/prefix``); the data are not needed to load it."""
+        """Write safetensors and JSON to the directory `dir_path` (or ``dir_path/prefix``); the data are not needed to load it.
+
+        Of several processes that trained the model, the first writes it.
+        """
         from counterflow import saving
 
         self._check_trained()
+        if not is_first():
+            return
         path = Path(dir_path) / prefix if prefix else Path(dir_path)
         saving.save(self, path, overwrite=overwrite)
         if save_anndata:

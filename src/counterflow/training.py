@@ -129,7 +129,7 @@ class FlowTraining(L.LightningModule):
 def ema_update(averaged: Tensor, current: Tensor, n: Tensor | int) -> Tensor:
     """Exponential moving average whose memory grows with the number of updates: beta = min(.9999, (1 + n) / (10 + n))."""
     beta = min(0.9999, (1 + int(n)) / (10 + int(n)))
-    return averaged.lerp(current, 1 - beta) if averaged.is_floating_point() else current
+    return averaged.lerp(current.to(averaged.dtype), 1 - beta) if averaged.is_floating_point() else current
 
 
 def fit(
@@ -252,16 +252,18 @@ class Shared(L.LightningDataModule):
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Lightning's advice on devices, workers and loggers is not the user's business; errors still raise."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")
             warnings.filterwarnings("ignore", module="torch.utils.*")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _finished(content: dict[str, Any], training: FlowTraining, history: History) -> list[dict[str, float]]:
