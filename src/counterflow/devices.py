@@ -20,6 +20,8 @@ from counterflow.errors import ConfigError, ProcessError
 _LOOK_EVERY = 20  # steps
 _CONNECTION = ("gloo", "nccl", "connection", "socket", "store", "process group", "timed out", "timeout")
 
+_UNUSED = "parameters that were not used in producing the loss"
+
 
 def is_first() -> bool:
     """Whether this process writes what a fit leaves behind: the first of several, or the only one."""
@@ -30,19 +32,21 @@ def is_first() -> bool:
 
 
 def share_of(trainer: Any) -> tuple[int, int]:
-    """(rank, number of processes) by which the batches of a `lightning.Trainer` are shared, as its strategy says."""
-    parts = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
-    return parts["rank"], parts["num_replicas"]
+    """(rank, number of processes) by which the batches of a `lightning.Trainer` are shared, as its strategy says.
 
-
-def check_started(trainer: Any) -> None:
-    """As many processes as torchrun started must be asked for; alone, each of them would fit and write the same run."""
+    Raises
+    ------
+    ConfigError
+        If torchrun started another number of processes: each of them would fit and write the same run.
+    """
     started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if started > 1 and trainer.world_size != started:
         raise ConfigError(
             f"torchrun started {started} processes, and devices={trainer.num_devices} on num_nodes={trainer.num_nodes} ask for "
             f"{trainer.world_size}: give devices (per machine) and num_nodes that multiply to {started}, with strategy='ddp'"
         )
+    parts = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+    return parts["rank"], parts["num_replicas"]
 
 
 def looked_at(device: torch.device, step: int) -> bool:
@@ -60,6 +64,16 @@ def largest_of_all(trainer: Any, value: float) -> float:
     if trainer.world_size == 1:
         return value
     return float(trainer.strategy.reduce(torch.tensor(value, device=trainer.strategy.root_device), reduce_op="max"))
+
+
+def check_same_start(trainer: Any) -> None:
+    """All processes go on from the same state."""
+    here, furthest = trainer.global_step, int(largest_of_all(trainer, trainer.global_step))
+    if here != furthest:
+        raise ConfigError(
+            f"process {trainer.global_rank} would begin at step {here}, another one at step {furthest}: all of them must see the same run "
+            "directory, with the same checkpoint to resume from"
+        )
 
 
 def names_of_all(trainer: Any, names: list[str]) -> list[str]:
@@ -82,6 +96,9 @@ def with_the_others(trainer: Any) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if _UNUSED in str(error):
+            advice = "give strategy='ddp_find_unused_parameters_true'"
+            raise common(ConfigError(f"some weights of this network have no part in the loss: {advice}")) from None
         if trainer.world_size == 1 or not _is_of_the_connection(error):
             raise
         line = " ".join(str(error).split())

@@ -30,16 +30,7 @@ from counterflow.checkpoint import write_whole
 from counterflow.compiling import compiled
 from counterflow.data.datamodule import StepDataset
 from counterflow.data.images import ImageSteps
-from counterflow.devices import (
-    check_started,
-    common,
-    largest_of_all,
-    looked_at,
-    mean_of_all,
-    names_of_all,
-    share_of,
-    with_the_others,
-)  # fmt: skip
+from counterflow.devices import check_same_start, common, largest_of_all, looked_at, mean_of_all, names_of_all, share_of, with_the_others
 from counterflow.diffusion.module import DiffusionModule
 from counterflow.errors import CheckpointError, ConfigError, DataError
 from counterflow.module import FlowModule
@@ -217,14 +208,13 @@ def fit(
             plugins=[WholeFile(), *(plugins if isinstance(plugins, (list, tuple)) else [plugins])],
             **trainer_kwargs,
         )
-        check_started(trainer)
         shared = Shared(train, val, trainer)
         if forgotten is not None and trainer.is_global_zero:
             forget(forgotten)
         with with_the_others(trainer):
             trainer.fit(training, shared, ckpt_path=None if resume_from is None else os.fspath(resume_from), weights_only=True)
     training.check_weights()
-    module.eval()
+    module.float().eval()  # whatever precision it was trained in
     return history.rows
 
 
@@ -299,6 +289,7 @@ class Keeper(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lightning has its own handlers in place by now: ours come after."""
+        check_same_start(trainer)
         self.written = trainer.global_step
         self.request.listen()
 

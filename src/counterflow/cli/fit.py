@@ -159,7 +159,7 @@ def _build(adata: AnnData, options: Namespace) -> CounterFlow:
 
 
 def _checked_trainer(options: Namespace) -> Any:
-    """A trainer with the options of this fit, which checks them before anything is written, and knows which of how many processes this is."""
+    """A trainer with the options of this fit: it checks them before anything is written, and knows which of how many processes this is."""
     import inspect
 
     from lightning import Trainer
