@@ -22,7 +22,7 @@ MOST_KEPT = 2 * 2**30  # bytes that the forward pass of a batch may keep for the
 
 def kept_per_cell(network: nn.Module, x: Float[Tensor, "b *s"], t: Float[Tensor, "b"], condition: Condition) -> int:
     """Bytes that `network` keeps per cell for its backward pass, measured on two cells and four; weights do not count."""
-    two, four = (_kept(network, *some_rows(slice(0, n), len(x), x, t, condition)) for n in (2, 4))
+    two, four = (_kept(network, *_rows(slice(0, n), len(x), x, t, condition)) for n in (2, 4))
     return max(1, (four - two) // 2)
 
 
@@ -35,12 +35,12 @@ def in_chunks(
         return network(x, t, condition)
     parts = []
     for start in range(0, len(x), at_once):
-        arguments = some_rows(slice(start, start + at_once), len(x), x, t, condition)
+        arguments = _rows(slice(start, start + at_once), len(x), x, t, condition)
         parts.append(checkpoint(network, *arguments, use_reentrant=False))
     return torch.cat(parts)
 
 
-def some_rows(rows: slice | Tensor, n: int, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor, Condition]:
+def _rows(rows: slice, n: int, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor, Condition]:
     """Some cells of a batch of `n`; what has one row for all cells keeps it."""
     return x[rows], t[rows], Condition(*(value[rows] if len(value) == n else value for value in condition))
 

@@ -14,7 +14,7 @@ from counterflow.flow.coupling import COUPLINGS, Coupling, couple, genot
 from counterflow.flow.guidance import bind, classifier_free, contrast
 from counterflow.flow.path import Prediction, flow_loss, interpolate
 from counterflow.flow.time import TIMES, TimeSampler
-from counterflow.memory import in_chunks, kept_per_cell, some_rows
+from counterflow.memory import in_chunks, kept_per_cell
 from counterflow.nn.labels import LabelTable
 from counterflow.types import Batch, Condition, ConditionIds, Velocity
 
@@ -85,20 +85,20 @@ class FlowModule(nn.Module):
         else:
             x0 = torch.randn(x1.shape, generator=generator).to(x1)
         x_t, velocity = interpolate(x0, x1, t)
-        condition = self._dropped_condition(batch.ids, generator)
-        heard = self._with_origin(condition, origin)
+        condition = self._dropped_condition(batch.ids, generator, batch.own)
         if batch.own is not None:  # pairing and random numbers are those of the whole step, whoever computes it
-            velocity = velocity[batch.own]
-            x_t, t, heard = some_rows(batch.own, len(x_t), x_t, t, heard)
+            x_t, t, velocity = (value[batch.own] for value in (x_t, t, velocity))
+            origin = None if origin is None else origin[batch.own]
+        heard = self._with_origin(condition, origin)
         if self._kept is None:
             self._kept = kept_per_cell(self.backbone, x_t, t, heard)
         output = in_chunks(self.backbone, x_t, t, heard, self._kept)
         return flow_loss(output, x_t, t, velocity, prediction=self.prediction).mean()
 
-    def _dropped_condition(self, ids: ConditionIds, generator: torch.Generator) -> Condition:
+    def _dropped_condition(self, ids: ConditionIds, generator: torch.Generator, own: Tensor | None) -> Condition:
         drop = (torch.rand(len(ids.time), generator=generator) < self.condition_dropout).to(ids.time.device)
         keep = (torch.rand(ids.covariates.shape, generator=generator) >= self.condition_dropout).to(ids.covariates.device)
-        return self.encoder(ids._replace(covariates=ids.covariates * keep), drop, generator if self.training else None)
+        return self.encoder(ids._replace(covariates=ids.covariates * keep), drop, generator if self.training else None, own)
 
     def _with_origin(self, condition: Condition, origin: Tensor | None) -> Condition:
         if self.origin is None or origin is None:

@@ -24,7 +24,7 @@ from counterflow.cli.parser import VerbParser
 from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, setup_from
 from counterflow.cli.terminal import Terminal, describe_trust
 from counterflow.data.labels import texts
-from counterflow.devices import is_first
+from counterflow.devices import is_first, share_of
 from counterflow.effects.on_target import in_words
 from counterflow.errors import ConfigError, CounterflowWarning, ProcessError, near
 from counterflow.footprint import check_memory
@@ -175,9 +175,11 @@ def _checked_trainer(options: Namespace) -> Any:
     arguments |= {name: value for name, value in given.items() if name in inspect.signature(Trainer).parameters}
     with training._quiet_lightning():
         try:
-            return Trainer(**arguments, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+            trainer = Trainer(**arguments, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
         except Exception as error:  # of many classes; all of them are about the options
             raise ConfigError(f"train: {' '.join(str(error).split())}") from error
+    share_of(trainer)
+    return trainer
 
 
 def resolved(options: Namespace, path: str) -> dict[str, Any]:
