@@ -20,12 +20,14 @@ import torch
 
 from counterflow import ConfigError, CounterFlow, DataError
 from counterflow.backbones import BACKBONES
+from counterflow.backbones.image_dit import image_dit
 from counterflow.cli import main
 from counterflow.data.images import ImageSteps
 from counterflow.devices import names_of_all
+from counterflow.diffusion.module import DiffusionModule
 from counterflow.errors import ProcessError
 from counterflow.module import FlowModule
-from counterflow.nn.labels import class_ids
+from counterflow.nn.labels import LabelTable, class_ids
 
 SMALL = {"backbone_kwargs": {"width": 8, "depth": 1}, "space_kwargs": {"n_components": 4}}
 TWO = {"devices": 2, "strategy": "ddp"}
@@ -40,7 +42,22 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def start(n, work, *arguments) -> list[int]:
+def torchrun(rank, n):
+    return {
+        **{"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n, "GROUP_RANK": 0},
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+
+
+def srun(rank, n):
+    here = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": 0, "SLURM_NODELIST": "localhost"}
+    return here | {"SLURM_NTASKS": n, "SLURM_NTASKS_PER_NODE": n, "SLURM_JOB_ID": 1234, "SLURM_JOB_NAME": "fit"}
+
+
+STARTED_BY = {"torchrun": torchrun, "srun": srun}
+
+
+def start(n, work, *arguments, launcher="torchrun") -> list[int]:
     """Ids of `n` processes that do it and end with its exit code."""
     port = free_port()
     sys.stdout.flush()
@@ -51,8 +68,8 @@ def start(n, work, *arguments) -> list[int]:
             continue
         code = 99
         try:
-            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n, "GROUP_RANK": 0, "MASTER_PORT": port}
-            os.environ.update({name: str(value) for name, value in names.items()}, MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
+            names = STARTED_BY[launcher](rank, n) | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TEST_RANK": rank}
+            os.environ.update({name: str(value) for name, value in names.items()})
             signal.signal(signal.SIGINT, signal.default_int_handler)
             code = work(*arguments) or 0
         except BaseException:  # a forked process must not come back into pytest
@@ -83,7 +100,7 @@ def ended(pids, within: float = 30) -> list[int]:
 
 
 def rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("TEST_RANK", "0"))
 
 
 def outcome(model) -> dict:
@@ -297,6 +314,25 @@ def test_images_are_shared_evenly():
         steps.share(0, 4)
 
 
+@pytest.mark.parametrize("kind", ["flow", "diffusion"])
+def test_the_loss_of_images_is_the_mean_over_the_processes(kind):
+    steps = ImageSteps(torch.randn(20, 1, 8, 8), class_ids(torch.arange(20) % 3), batch_size=6, seed=0, stop=2)
+    network = image_dit((1, 8, 8), 16, width=16, depth=1, n_heads=2, patch=4, objective="ddpm" if kind == "diffusion" else "flow").double()
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    labels = LabelTable(3, 16).double()
+    options = {"source": "noise", "coupling": "independent"}
+    module = DiffusionModule(network, labels) if kind == "diffusion" else FlowModule(network, labels, (1, 8, 8), **options)
+
+    def loss(part):
+        batch = part.batch(1)
+        return module.loss(batch._replace(target=batch.target.double()), torch.Generator().manual_seed(0))
+
+    parts = torch.stack([loss(steps.share(rank, 3)) for rank in range(3)])
+    assert parts.std() > 0
+    torch.testing.assert_close(parts.mean(), loss(steps))
+
+
 FIT = (
     *("--setup.perturbation_key", "perturbation", "--setup.control", "control", "--train.accelerator", "cpu"),
     *("--train.max_steps", "10", "--train.batch_size", "32", "--train.set_size", "8", "--train.devices", "2", "--train.strategy", "ddp"),
@@ -310,9 +346,10 @@ def screen(tiny_screen, tmp_path):
     return str(tmp_path / "screen.h5ad")
 
 
-def test_at_the_command_line_the_first_process_writes_and_speaks(screen, tmp_path, capfd):
+@pytest.mark.parametrize("launcher", STARTED_BY)
+def test_at_the_command_line_the_first_process_writes_and_speaks(screen, tmp_path, capfd, launcher):
     run = tmp_path / "run"
-    assert ended(start(2, main, ["fit", screen, *FIT, "--out", str(run)])) == [0, 0]
+    assert ended(start(2, main, ["fit", screen, *FIT, "--out", str(run)], launcher=launcher)) == [0, 0]
     said = capfd.readouterr()
     assert said.out.count("fitted mlp on pca") == 1 and said.err.count("warning: ") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "screen.h5ad"]
