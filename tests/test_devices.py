@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from counterflow import ConfigError, CounterFlow, DataError
+from counterflow import ConfigError, CounterFlow, DataError, training
 from counterflow.backbones import BACKBONES
 from counterflow.backbones.image_dit import image_dit
 from counterflow.cli import main
@@ -177,13 +177,17 @@ def test_the_default_recipe_learns_the_same_trust_in_single_precision(declared, 
 
 def test_each_process_computes_its_sets_and_together_they_are_the_step(declared, tmp_path):
     def look():
-        seen = []
+        seen, computed = [], []
 
         class Look(L.Callback):
             def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
                 seen.append({"own": batch.own, "all": batch.target})
 
+            def on_train_start(self, trainer, pl_module):
+                pl_module.module.backbone.register_forward_hook(lambda network, inputs, output: computed.append(len(output)))
+
         train(declared, tmp_path / "two", {"anchor": "none"}, **TWO, callbacks=[Look()])
+        assert computed == [32] * 10
         torch.save(seen, tmp_path / f"seen.{rank()}")
 
     assert ended(start(2, look)) == [0, 0]
@@ -358,20 +362,30 @@ def test_at_the_command_line_the_first_process_writes_and_speaks(screen, tmp_pat
     assert main(["fit", screen, *FIT, "--train.devices", "1", "--train.strategy", "auto", "--out", str(run), "--resume"]) == 0
 
 
-def test_at_the_command_line_a_lost_process_is_one_error(screen, tmp_path, capfd, monkeypatch):
-    from counterflow import training
-
-    whole = training.FlowTraining.training_step
+@pytest.mark.parametrize(
+    ("what", "codes", "says"),
+    [
+        ("is killed", [2, -signal.SIGKILL], "error: another of the 2 processes of this training ended"),
+        ("nan", [2, 0], "error: the loss became nan"),
+    ],
+)
+def test_at_the_command_line_what_ends_a_process_is_one_error(screen, tmp_path, capfd, monkeypatch, what, codes, says):
+    whole, run = training.FlowTraining.training_step, str(tmp_path / "run")
 
     def deadly(self, batch, batch_idx):
         if rank() == 1 and self.global_step == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
+            if what == "is killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            batch.target[:] = torch.nan
         return whole(self, batch, batch_idx)
 
     monkeypatch.setattr(training.FlowTraining, "training_step", deadly)
-    assert ended(start(2, main, ["fit", screen, *FIT, "--quiet", "--out", str(tmp_path / "run")])) == [2, -signal.SIGKILL]
+    options = ["fit", screen, *FIT, "--model.coupling", "independent", "--quiet", "--out", run]
+    assert ended(start(2, main, options)) == codes
     said = capfd.readouterr().err
-    assert said.startswith("error: another of the 2 processes of this training ended") and said.count("\n") == 1
+    assert said.startswith(says) and said.count("\n") == 1
+    assert main([*options, "--resume", "--train.devices", "1", "--train.strategy", "auto"]) == 0
+    assert CounterFlow.load(run).is_trained
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
