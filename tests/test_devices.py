@@ -166,6 +166,16 @@ def test_two_processes_train_what_one_trains(watched, tmp_path, options):
     assert CounterFlow.load(tmp_path / "two.model").is_trained
 
 
+def test_processes_forked_by_lightning_bring_the_weights_back(declared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(declared, tmp_path / "one", {"anchor": "none"}, **EXACT)
+    train(declared, tmp_path / "two", {"anchor": "none"}, **EXACT, devices=2, strategy="ddp_fork")
+    one, two = came_out(tmp_path / "one"), came_out(tmp_path / "two")
+    check_same(one, two | {"history": one["history"]})
+    assert two["history"] == []  # stays in the processes that are gone: docs/devices.md
+    assert CounterFlow.load(tmp_path / "two.model").is_trained
+
+
 def test_the_default_recipe_learns_the_same_trust_in_single_precision(declared, tmp_path):
     train(declared, tmp_path / "one", {})
     assert ended(start(2, lambda: train(declared, tmp_path / "two", {}, **TWO))) == [0, 0]
