@@ -163,6 +163,8 @@ def compare(
     """
     budget = Budget(budget_steps, budget_seconds, budget_parameters)
     model_options, train_options = dict(model_options or {}), dict(train_options or {})
+    if (train_options.get("devices", 1), train_options.get("num_nodes", 1)) != (1, 1):
+        raise ConfigError("a comparison gives every model the same processor time: devices=1 (fit takes more)")
     for name in models:
         _backbone_and_space(name)
     if not all(0 < share < 1 for share in learning_curve):

@@ -85,17 +85,20 @@ class FlowModule(nn.Module):
         else:
             x0 = torch.randn(x1.shape, generator=generator).to(x1)
         x_t, velocity = interpolate(x0, x1, t)
-        condition = self._dropped_condition(batch.ids, generator)
+        condition = self._dropped_condition(batch.ids, generator, batch.own)
+        if batch.own is not None:  # pairing and random numbers are those of the whole step, whoever computes it
+            x_t, t, velocity = (value[batch.own] for value in (x_t, t, velocity))
+            origin = None if origin is None else origin[batch.own]
         heard = self._with_origin(condition, origin)
         if self._kept is None:
             self._kept = kept_per_cell(self.backbone, x_t, t, heard)
         output = in_chunks(self.backbone, x_t, t, heard, self._kept)
         return flow_loss(output, x_t, t, velocity, prediction=self.prediction).mean()
 
-    def _dropped_condition(self, ids: ConditionIds, generator: torch.Generator) -> Condition:
+    def _dropped_condition(self, ids: ConditionIds, generator: torch.Generator, own: Tensor | None) -> Condition:
         drop = (torch.rand(len(ids.time), generator=generator) < self.condition_dropout).to(ids.time.device)
         keep = (torch.rand(ids.covariates.shape, generator=generator) >= self.condition_dropout).to(ids.covariates.device)
-        return self.encoder(ids._replace(covariates=ids.covariates * keep), drop, generator if self.training else None)
+        return self.encoder(ids._replace(covariates=ids.covariates * keep), drop, generator if self.training else None, own)
 
     def _with_origin(self, condition: Condition, origin: Tensor | None) -> Condition:
         if self.origin is None or origin is None:
