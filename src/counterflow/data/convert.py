@@ -10,8 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from counterflow.data.alone import alone
 from counterflow.data.cache import FORMAT, SCHEMA, CacheStore, cache_of, cache_path, file_fingerprint, pair_type, sha256
 from counterflow.data.facts import Facts
 from counterflow.data.h5_store import H5Store
@@ -107,7 +107,7 @@ def convert(path: str | os.PathLike[str], setup: Setup, *, overwrite: bool = Fal
     about = {"fingerprint": file_fingerprint(source), "layer": setup.layer, "matrix_state": setup.matrix_state, "library": of_library}
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        with _alone(partial):
+        with alone(partial):
             plan, facts = _write(store, at, partial, about | {"places": blake2b(at.tobytes()).hexdigest()})
             found = value_problems(facts.values, setup.matrix_state, place(setup.layer), lambda where: named(adata, where), lambda: [])
             if problem := unrecovered_problem(facts.unrecovered, adata.n_obs):
@@ -140,7 +140,8 @@ def _write(store: H5Store, at: NDArray[np.int32], partial: Path, about: dict[str
 def _count(store: H5Store) -> NDArray[np.int64]:
     """Counts of each row that are not zero, by a pass of its own."""
     lengths = np.zeros(store.shape[0], dtype=np.int64)
-    for start, stop in tracked(store.blocks(), "counting"):
+    blocks = store.blocks()
+    for start, stop in tracked(blocks, "counting", [stop - start for start, stop in blocks]):
         counts, _ = store.counts(store.raw(start, stop), np.arange(start, stop))
         lengths[start:stop] = np.diff(counts.indptr)
     return lengths
@@ -257,22 +258,3 @@ def _finish(plan: _Plan, facts: Facts, partial: Path, source: Path, about: dict[
         with (partial / name).open("rb") as handle:
             os.fsync(handle.fileno())
     CacheStore(partial)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time converts a file."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another process is writing {os.fspath(folder)!r}: wait for it") from None
-        yield
-    finally:
-        os.close(handle)
