@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
@@ -78,6 +79,26 @@ def test_the_same_cells_are_generated_from_controls_on_disk(screen, tmp_path, ca
     a, b = (anndata.read_h5ad(tmp_path / f"{place}.h5ad") for place in ("memory", "disk"))
     assert a.n_obs > 20 and a.obs.equals(b.obs) and (a.layers["counts"] != b.layers["counts"]).nnz == 0
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_comparison_from_disk_is_one_from_memory(screen, tmp_path, capsys, monkeypatch, dropped):
+    adata = anndata.read_h5ad(screen)
+    adata.obs["perturbation"] = adata.obs["perturbation"].astype(object)
+    if dropped:
+        adata.obs.loc[adata.obs_names[::9], "perturbation"] = None
+    adata.write_h5ad(tmp_path / "screen.h5ad")
+    words = [str(tmp_path / "screen.h5ad"), *SETUP, "--models", "mlp/pca", "--budget.steps", "2", "--model.space_kwargs.n_components", "4"]
+    words += ["--setup.drop_missing", "true", "--split", "unseen_combination", "--learning_curve", "[0.5]"]
+    for place in ("memory", "disk"):
+        if place == "disk":
+            monkeypatch.setattr(feed, "SHARE", 0.0)
+            monkeypatch.setattr(stored, "_known", {})
+        assert main(["compare", *words, "--out", str(tmp_path / place)]) == 0
+        assert ("cells stay on disk" in capsys.readouterr().out) == (place == "disk")
+    a, b = (pd.read_csv(tmp_path / place / "table.csv") for place in ("memory", "disk"))
+    assert len(a) > 100 and "mlp/pca" in set(a["method"])
+    pd.testing.assert_frame_equal(a, b, rtol=1e-4, atol=1e-6)  # means of effects are summed in the order of storage
 
 
 @pytest.mark.parametrize(

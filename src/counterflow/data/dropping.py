@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from counterflow.data.file_rows import some_cells
 from counterflow.data.matrix import as_csr, raw_matrix
 from counterflow.data.stored import is_stored, stored
-from counterflow.errors import DataError, warn
+from counterflow.errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,7 +25,7 @@ def missing_values(values: pd.Series) -> np.ndarray:
 
 
 def kept_cells(adata: AnnData, setup: Setup | None = None) -> AnnData:
-    """The cells of `adata` that its declaration keeps: `adata` itself, or a copy with fewer cells.
+    """The cells of `adata` that its declaration keeps: `adata` itself, or a copy with fewer cells (of a file nothing is read).
 
     Parameters
     ----------
@@ -46,12 +47,7 @@ def kept_cells(adata: AnnData, setup: Setup | None = None) -> AnnData:
         keep &= ~_empty(adata, setup)
     if keep.all():
         return adata
-    if is_stored(adata, setup.layer):
-        warn(
-            f"{int((~keep).sum())} cells are left out: the others are read into memory (write a file without these to leave it on disk)",
-            above=2,
-        )
-    return adata[keep].to_memory() if adata.isbacked else adata[keep].copy()
+    return some_cells(adata, keep)
 
 
 def _empty(adata: AnnData, setup: Setup) -> np.ndarray:
@@ -59,7 +55,7 @@ def _empty(adata: AnnData, setup: Setup) -> np.ndarray:
     layer = setup.layer
     if is_stored(adata, layer):
         try:
-            return stored(adata, setup).facts.totals == 0
+            return stored(adata, setup).totals == 0
         except DataError:
             return np.zeros(adata.n_obs, dtype=bool)
     try:

@@ -297,10 +297,10 @@ def _variation_problems(adata: AnnData, setup: Setup) -> list[str]:
 
 def _same_everywhere(adata: AnnData, setup: Setup, train: np.ndarray) -> list[str]:
     """Whether any of the training cells on disk is different: nearly always the first ones are."""
-    counts, library = stored(adata, setup).store, library_sizes(adata.obs, setup)
+    counts, library = stored(adata, setup).counts, library_sizes(adata.obs, setup)
     for start in range(0, len(train), BATCH - 1):
         rows = np.concatenate([train[:1], train[start : start + BATCH - 1]])  # the first cell stands for those before
-        if _varies(counts.read(rows), None if library is None else library[rows], replace(setup, matrix_state="counts")):
+        if _varies(counts[rows], None if library is None else library[rows], replace(setup, matrix_state="counts")):
             return []
     return [_sameness(len(train), setup)]
 

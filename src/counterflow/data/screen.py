@@ -26,7 +26,7 @@ from counterflow.data.schema import (
     problems,
     raise_problems,
 )
-from counterflow.data.source import CellSource, StoredCounts, take_genes, take_rows
+from counterflow.data.source import CellSource, take_genes, take_rows
 from counterflow.data.stored import is_stored, library_sizes, stored
 from counterflow.errors import ConfigError, DataError, near, warn
 from counterflow.types import ConditionSpec
@@ -191,14 +191,14 @@ def read_counts(adata: AnnData, setup: Setup) -> tuple[CellSource, np.ndarray]:
     """Integer counts (n x G) and library sizes (n)."""
     library = library_sizes(adata.obs, setup)
     if is_stored(adata, setup.layer):
-        store, facts = stored(adata, setup)
-        return StoredCounts(store), facts.totals if library is None else library
-    counts = as_csr(adata, setup.layer)
+        counts, _, totals = stored(adata, setup)
+        return counts, totals if library is None else library
+    csr = as_csr(adata, setup.layer)
     if setup.matrix_state == "log1p":
-        counts = counts_from_log1p(counts, library)
+        csr = counts_from_log1p(csr, library)
     if library is None:
-        library = np.asarray(counts.sum(1), dtype=np.float32).ravel()
-    return counts, library
+        library = np.asarray(csr.sum(1), dtype=np.float32).ravel()
+    return csr, library
 
 
 def read_specs(obs: pd.DataFrame, setup: Setup) -> list[ConditionSpec]:
