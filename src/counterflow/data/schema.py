@@ -126,10 +126,12 @@ def problems(adata: AnnData, setup: Setup) -> list[str]:
     return found or _variation_problems(adata, setup)
 
 
-def general_problems(adata: AnnData, layer: str | None, matrix_state: str) -> list[str]:
+def general_problems(adata: AnnData, layer: str | None, matrix_state: Literal["counts", "log1p"]) -> list[str]:
     """What is wrong with an AnnData whatever its columns mean."""
     if adata.n_obs == 0 or adata.n_vars == 0:
         return [f"the AnnData has {adata.n_obs} cells and {adata.n_vars} genes: nothing to learn from"]
+    if is_stored(adata, layer):
+        return [*_name_problems(adata), *stored_problems(adata, Setup("", "", layer=layer, matrix_state=matrix_state))]
     return [*_name_problems(adata), *matrix_problems(adata, layer, matrix_state)]
 
 

@@ -187,11 +187,22 @@ def layer_problem(adata: AnnData, layer: str | None) -> str | None:
     """A layer that is not in the file."""
     if layer is None:
         return None
+    there = layers_of(adata)
+    return None if layer in there else f"layer={layer!r} is not in adata.layers: {near(layer, there)}"
+
+
+def layers_of(adata: AnnData) -> list[str]:
+    """Names of the layers, also of those that stay on disk."""
+    on_disk = layers_in(file_of(adata)) if is_on_disk(adata) else []
+    return list(dict.fromkeys([*adata.layers, *on_disk]))
+
+
+def layers_in(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the layers of a file."""
     import h5py
 
-    with h5py.File(file_of(adata), "r") as handle:
-        there = list(handle["layers"]) if "layers" in handle else []
-    return None if layer in there else f"layer={layer!r} is not in adata.layers: {near(layer, there)}"
+    with h5py.File(path, "r") as handle:
+        return list(handle.get("layers", ()))
 
 
 def stored_remarks(adata: AnnData, setup: Setup) -> list[str]:
