@@ -113,3 +113,25 @@ def test_what_is_wrong_is_said_in_one_line(screen, words, said, capsys):
     assert main(["convert", str(screen), *words]) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 1
+
+
+def test_a_cache_is_verified_to_its_last_byte(screen, tmp_path, capsys):
+    path = tmp_path / "screen.h5ad"
+    path.write_bytes(screen.read_bytes())
+    assert main(["convert", str(path), "--verify"]) == 2
+    assert "has no cache" in capsys.readouterr().err
+    assert main(["convert", str(path), *SETUP, "--quiet"]) == 0
+    assert main(["convert", str(path), "--verify", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["whole"]
+    pairs = tmp_path / "screen.h5ad.cells" / "pairs.bin"
+    content = bytearray(pairs.read_bytes())
+    content[-1] ^= 1
+    pairs.write_bytes(content)
+    assert main(["convert", str(path), "--verify"]) == 2
+    assert "pairs.bin is not what was written" in capsys.readouterr().err
+    content[-1] ^= 1
+    pairs.write_bytes(content)
+    with path.open("r+b") as handle:
+        handle.truncate(handle.seek(0, 2) - 1)
+    assert main(["convert", str(path), "--verify"]) == 2
+    assert "as it was before it changed" in capsys.readouterr().err

@@ -22,8 +22,8 @@ import pytest
 import torch
 
 from counterflow import CheckpointError, CounterFlow, checkpoint, training
-from counterflow.cli import main
-from counterflow.data import h5_parts, h5_writer
+from counterflow.cli import feed, main
+from counterflow.data import h5_parts, h5_writer, stored
 from counterflow.data.simulate import SMALL, simulate_screen
 from counterflow.resuming import planned_steps
 
@@ -441,6 +441,23 @@ def test_what_a_dead_process_of_the_same_number_left_is_no_obstacle(tmp_path):
     assert checkpoint.read(tmp_path / "model")[2] == {"a": np.ones(1)}
     with pytest.raises(CheckpointError, match="holds no model"):
         checkpoint.read(tmp_path / "other")
+
+
+@pytest.mark.parametrize("place", ["file", "cache"])
+def test_a_fit_of_cells_on_disk_is_resumed_to_the_same_bits(screen, straight, tmp_path, monkeypatch, place):
+    path, run = str(tmp_path / "screen.h5ad"), tmp_path / "run"
+    shutil.copy(screen, path)
+    if place == "cache":
+        assert main(["convert", path, *FIT[:4], "--quiet"]) == 0
+    monkeypatch.setattr(feed, "SHARE", 0.0)  # nothing fits into memory
+    monkeypatch.setattr(stored, "_known", {})
+    for number, step in ((1, 8), (3, 4)):
+        assert ended(start(die_in_fit, number, step, path, run)) == -signal.SIGKILL
+    assert ended(start(go_on, path, run)) == 0
+    check_steps(run)
+    assert sorted(result(run)) == sorted(straight[0])
+    for name, content in result(run).items():
+        assert content == straight[0][name], name  # nobody interrupted that one, and all of its cells were in memory
 
 
 @pytest.mark.parametrize("new", [[], ["--new"]])
