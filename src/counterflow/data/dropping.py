@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def missing_values(values: pd.Series) -> np.ndarray:
     """True where a column says nothing: no value, or an empty text."""
+    values = values.reset_index(drop=True)  # names of cells are not asked for, nor copied
     empty = {level for level in values.dropna().unique() if isinstance(level, str) and not level.strip()}
     return (values.isna() | values.isin(empty)).to_numpy(dtype=bool)
 

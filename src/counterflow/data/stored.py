@@ -11,7 +11,7 @@ import shlex
 import warnings
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from counterflow.data.file_rows import FILE, file_of, is_on_disk, rows_of
 from counterflow.data.files import _why_not_read, check_h5ad
 from counterflow.data.h5_store import H5Store
 from counterflow.data.matrix import named, place, sparse_remarks, unrecovered_problem
+from counterflow.data.names import Names
 from counterflow.data.source import Store, StoredCounts
 from counterflow.data.values import value_problems
 from counterflow.errors import DataError, near, warn
@@ -41,6 +42,7 @@ class Stored(NamedTuple):
     totals: NDArray[np.float32]  # n, counts per cell
 
 
+MANY = 200_000  # cells, whose names are kept as bytes
 _REMEMBERED = 4
 _known: dict[tuple, tuple[Store, Facts]] = {}  # of the files read last: a declaration is checked several times
 
@@ -62,9 +64,28 @@ def open_h5ad(path: str | os.PathLike[str]) -> AnnData:
         warnings.simplefilter("ignore")
         try:
             handle = h5py.File(path, "r")
-            return AnnData(filename=handle, **{name: read_elem(handle[name]) for name in ("obs", "var", "uns") if name in handle})
+            columns, names = _obs_of(handle["obs"])
+            adata = AnnData(filename=handle, obs=columns, **{name: read_elem(handle[name]) for name in ("var", "uns") if name in handle})
+            if names is not None:
+                adata.obs.index = names
+            return adata
         except Exception as error:
             raise DataError(_why_not_read(error, Path(path), repr(os.fspath(path)))) from error
+
+
+def _obs_of(group: Any) -> tuple[pd.DataFrame, pd.Index | None]:
+    """The table of the cells, and its index where that is put in afterwards: names of many cells are not made into texts."""
+    import h5py
+    from anndata.io import read_elem
+
+    key = group.attrs.get("_index", "_index") if isinstance(group, h5py.Group) else None
+    names = group[key] if key in group else None
+    if not isinstance(names, h5py.Dataset) or names.ndim != 1 or len(names) < MANY or h5py.check_string_dtype(names.dtype) is None:
+        return read_elem(group), None
+    columns = {str(name): read_elem(group[name]) for name in group.attrs["column-order"]}
+    index = pd.Index(Names.of(names, len(names)), name=None if key == "_index" else key)
+    alike = pd.Index(np.full(len(names), "", dtype=object))  # AnnData asks of every name whether it is a text, and there before
+    return pd.DataFrame(columns, index=alike), index
 
 
 def size_on_disk(path: str | os.PathLike[str], layer: str | None) -> int:
