@@ -92,3 +92,15 @@ def test_an_odd_value_is_named_by_its_cell_or_its_row(places, setup, tmp_path, m
     assert f"first in cell {adata.obs_names[row]!r}" in found
     (found,) = problems(some_cells(opened, np.arange(30, adata.n_obs)), setup)
     assert f"first in row {row} of the file" in found
+
+
+@pytest.mark.parametrize("place", ["file", "cache"])
+def test_what_is_saved_with_a_model_is_whole(places, setup, place, tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "MANY", 10)
+    rows = np.arange(0, places["memory"].n_obs, 2)
+    opened = open_h5ad(places[place].filename)
+    for chosen, expected in ((some_cells(opened, rows), places["memory"][rows]), (opened, places["memory"])):
+        stored.writable(chosen, setup).write_h5ad(tmp_path / "saved.h5ad")
+        saved = anndata.read_h5ad(tmp_path / "saved.h5ad")
+        assert saved.obs.astype(str).equals(expected.obs.astype(str)) and saved.obs_names.tolist() == expected.obs_names.tolist()
+        same(as_csr(saved, None), as_csr(expected, None))

@@ -50,6 +50,8 @@ _known: dict[tuple, tuple[Store, Facts]] = {}  # of the files read last: a decla
 def open_h5ad(path: str | os.PathLike[str]) -> AnnData:
     """Open an AnnData file whose matrices stay on disk: ``obs``, ``var`` and ``uns`` are read, X and layers when they are needed.
 
+    Names of 200,000 cells or more are kept as bytes; AnnData writes them as texts only: ``adata.obs_names = adata.obs_names.astype(str)``.
+
     Raises
     ------
     DataError
@@ -178,6 +180,15 @@ def library_sizes(obs: pd.DataFrame, setup: Setup) -> NDArray[np.float32] | None
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":
         return column.to_numpy(dtype=np.float32)
     return pd.to_numeric(column.astype(str), errors="coerce").to_numpy(dtype=np.float32)
+
+
+def writable(adata: AnnData, setup: Setup) -> AnnData:
+    """What AnnData can write: chosen cells of a file are read, and names are texts."""
+    if rows_of(adata) is not None:
+        adata = read_cells_at(adata, setup, np.arange(adata.n_obs))
+    if isinstance(adata.obs_names.array, Names):
+        adata.obs.index = adata.obs_names.astype(str)
+    return adata
 
 
 def stored_problems(adata: AnnData, setup: Setup) -> list[str]:
