@@ -52,6 +52,6 @@ def distinct_rows(obs: pd.DataFrame, keys: Sequence[Hashable]) -> tuple[list[tup
 
 
 def texts(column: pd.Series) -> pd.Series:
-    """A column as text, in which equal values are one object: eight bytes per row, where ``astype(str)`` makes a text for each."""
+    """A column as text, without the names of its rows; equal values are one object: eight bytes, not a text for each."""
     rows, codes = distinct_rows(pd.DataFrame({0: column}), [0])
-    return pd.Series(np.array([text for (text,) in rows], dtype=object)[codes], index=column.index, name=column.name)
+    return pd.Series(np.array([text for (text,) in rows], dtype=object)[codes], name=column.name)

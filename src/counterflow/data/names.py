@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.extensions import ExtensionArray, ExtensionDtype
 
+_FEW = 0.1  # of the names: fewer do not hold on to the letters of all
 _AT_ONCE = 2**16  # names that are read, or made into texts, together
 
 
@@ -38,11 +39,13 @@ class Names(ExtensionArray):
     letters
         All bytes.
     begin
-        Where each text begins, and the end of the last one (n + 1).
+        Where each text begins, and the end of the last one.
+    at
+        Which of these texts are meant, n of them; None for all.
     """
 
-    def __init__(self, letters: NDArray[np.uint8], begin: NDArray[np.int64]) -> None:
-        self._letters, self._begin = letters, begin
+    def __init__(self, letters: NDArray[np.uint8], begin: NDArray, at: NDArray[np.integer] | None = None) -> None:
+        self._letters, self._begin, self._at = letters, begin, at
 
     @classmethod
     def of(cls, texts: Sequence[Any] | NDArray, n: int) -> Names:
@@ -68,7 +71,7 @@ class Names(ExtensionArray):
 
     @classmethod
     def _concat_same_type(cls, to_concat: Sequence[Names]) -> Names:
-        parts = [one._slice(0, len(one)) for one in to_concat]
+        parts = [one._alone() for one in to_concat]
         begin = np.cumsum(np.concatenate([[0], *(np.diff(part._begin.astype(np.int64)) for part in parts)]))
         return cls(np.concatenate([part._letters for part in parts]), begin)
 
@@ -80,16 +83,17 @@ class Names(ExtensionArray):
     @property
     def nbytes(self) -> int:
         """Bytes of letters and places."""
-        return self._letters.nbytes + self._begin.nbytes
+        return self._letters.nbytes + self._begin.nbytes + (0 if self._at is None else self._at.nbytes)
 
     def __len__(self) -> int:
-        return len(self._begin) - 1
+        return len(self._begin) - 1 if self._at is None else len(self._at)
 
     def __getitem__(self, item: Any) -> Any:
         if isinstance(item, int | np.integer):
             at = int(item) + (len(self) if item < 0 else 0)
             if not 0 <= at < len(self):
                 raise IndexError(f"position {item} of {len(self)} names")
+            at = at if self._at is None else int(self._at[at])
             return self._letters[int(self._begin[at]) : int(self._begin[at + 1])].tobytes().decode()
         if isinstance(item, slice) and item.step in (None, 1):
             start, stop, _ = item.indices(len(self))
@@ -100,31 +104,35 @@ class Names(ExtensionArray):
         texts = np.asarray(self)
         texts[key] = value
         new = Names.of(texts, len(texts))
-        self._letters, self._begin = new._letters, new._begin
+        self._letters, self._begin, self._at = new._letters, new._begin, None
 
     def _slice(self, start: int, stop: int) -> Names:
-        first, last = int(self._begin[start]), int(self._begin[stop])
-        return Names(self._letters[first:last], self._begin[start : stop + 1] - self._begin[start])
+        if self._at is not None:
+            return Names(self._letters, self._begin, self._at[start:stop])
+        return Names(self._letters, self._begin[start : stop + 1])
 
-    def _take(self, at: NDArray) -> Names:
-        begin = self._begin[at].astype(np.int64)
-        length = self._begin[at + 1].astype(np.int64) - begin
-        new = np.concatenate([[0], np.cumsum(length)])
-        letters = np.empty(int(new[-1]), dtype=np.uint8)
-        for start in range(0, len(at), _AT_ONCE):  # positions of letters take eight times their memory
-            stop = min(start + _AT_ONCE, len(at))
-            shift = np.repeat(begin[start:stop] - new[start:stop], length[start:stop])
-            letters[new[start] : new[stop]] = self._letters[shift + np.arange(new[start], new[stop])]
-        return Names(letters, new.astype(self._begin.dtype))
+    def _take(self, chosen: NDArray) -> Names:
+        at = chosen if self._at is None else self._at[chosen]
+        some = Names(self._letters, self._begin, at.astype(np.int32 if len(self._begin) < 2**31 else np.int64))
+        return some._alone() if len(at) < _FEW * len(self._begin) else some
+
+    def _alone(self) -> Names:
+        """The same names without the letters of others."""
+        texts = list(self)
+        return Names.of(texts, len(texts))
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), _AT_ONCE):
             yield from self._texts(start, min(start + _AT_ONCE, len(self)))
 
     def _texts(self, start: int, stop: int) -> list[str]:
-        here = self._slice(start, stop)
-        letters, begin = here._letters.tobytes(), here._begin.tolist()
-        return [letters[a:b].decode() for a, b in zip(begin[:-1], begin[1:], strict=True)]
+        if self._at is not None:
+            at = self._at[start:stop]
+            pairs = zip(self._begin[at].tolist(), self._begin[at + 1].tolist(), strict=True)
+            return [self._letters[a:b].tobytes().decode() for a, b in pairs]
+        begin = self._begin[start : stop + 1].astype(np.int64)
+        letters, begin = self._letters[begin[0] : begin[-1]].tobytes(), begin - begin[0]
+        return [letters[a:b].decode() for a, b in zip(begin[:-1].tolist(), begin[1:].tolist(), strict=True)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
         del copy
@@ -161,7 +169,7 @@ class Names(ExtensionArray):
 
     def copy(self) -> Names:
         """Another one with the same names: letters are never changed, only replaced."""
-        return Names(self._letters, self._begin)
+        return Names(self._letters, self._begin, self._at)
 
     def _formatter(self, boxed: bool = False) -> Any:
         return str if boxed else repr

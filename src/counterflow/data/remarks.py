@@ -41,7 +41,8 @@ def remarks(adata: AnnData, setup: Setup) -> list[str]:
             )
     groups = labels.where(~control, setup.control)
     lost = [label for label in groups.unique() if label.strip().lower() in LOST_LABELS]
-    rows, codes = distinct_rows(pd.DataFrame({"": groups, **{key: adata.obs[key] for key in setup.match_keys}}), ["", *setup.match_keys])
+    columns = {"": groups, **{key: adata.obs[key].reset_index(drop=True) for key in setup.match_keys}}
+    rows, codes = distinct_rows(pd.DataFrame(columns), ["", *setup.match_keys])
     sizes = pd.Series(np.bincount(codes), index=[" / ".join(row) for row in rows]).sort_values(ascending=False, kind="stable")
     small = sizes[sizes < SET_SIZE]
     if len(small):
