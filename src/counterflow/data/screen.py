@@ -130,7 +130,7 @@ def read_screen(adata: AnnData, setup: Setup, genes: Sequence[str] | None = None
 
 
 def _covariates(obs: pd.DataFrame, setup: Setup) -> pd.DataFrame:
-    return pd.DataFrame({key: texts(obs[key]).to_numpy() for key in setup.covariate_keys}, index=range(len(obs)))
+    return pd.DataFrame({key: texts(obs[key]).to_numpy() for key in setup.covariate_keys}, index=pd.RangeIndex(len(obs)))
 
 
 def _splits(obs: pd.DataFrame, setup: Setup) -> np.ndarray:
