@@ -36,6 +36,9 @@ def test_they_are_the_texts(names):
     mask = np.arange(len(TEXTS)) % 3 == 0
     assert list(names[at]) == [TEXTS[i] for i in at] and list(names[mask]) == list(np.array(TEXTS)[mask])
     assert list(names[5:30][at % 25]) == [TEXTS[5:30][i] for i in at % 25]
+    order, some = np.random.default_rng(1).permutation(len(TEXTS)), np.random.default_rng(2).permutation(30)
+    assert list(names[order][some]) == [TEXTS[order[i]] for i in some] and names[order][some][3] == TEXTS[order[some[3]]]
+    assert list(names[order][some][2:9]) == [TEXTS[order[i]] for i in some[2:9]] and list(names[order][[1]]) == [TEXTS[order[1]]]
     assert np.array_equal(hashes(names), hashes(TEXTS))
     assert names.nbytes < 20 * len(TEXTS)
     with pytest.raises(IndexError):
