@@ -178,11 +178,18 @@ def _spoilt(kind: str) -> AnnData:
     return adata
 
 
-@pytest.mark.parametrize("kind", ["counts", "layer", "log1p", "nan", "negative", "dense", "zeros", "nothing recognised"])
+KINDS = {
+    "counts": "X: counts", "layer": "layers['counts']: counts", "log1p": "X: log1p", "nan": "NaN", "negative": "scaled or centred",
+    "dense": "X: counts", "zeros": "only zeros", "nothing recognised": "X: counts",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_large_file_is_looked_through_a_block_at_a_time(kind, tmp_path, monkeypatch):
     path = tmp_path / "screen.h5ad"
     _spoilt(kind).write_h5ad(path)
     in_memory = doctor(path).to_dict()
+    assert KINDS[kind] in in_memory["matrix"]
     monkeypatch.setattr("counterflow.diagnosis.doctor.SHARE", 0.0)
     monkeypatch.setattr("counterflow.data.stored._known", {})
     monkeypatch.setattr("counterflow.data.files.read_h5ad", None)
