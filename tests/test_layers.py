@@ -8,11 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src"
 PACKAGE = ROOT / "counterflow"
 
-BOTTOM = {"types", "errors"}
+BOTTOM = {"types", "errors", "processor"}
 ROOMS = {"nn", "backbones", "flow", "diffusion", "spaces", "conditions", "data", "effects"}
 MODEL_PARTS = (
     "footprint",
-    "threads",
     "stopping",
     "memory",
     "compiling",
@@ -41,6 +40,7 @@ TOP = {"demo", "budget", "compare", "run", "replay", "cli"}
 ALLOWED = {  # room or top-level file -> the rooms and files it may import, besides itself
     "errors": set(),
     "types": set(),
+    "processor": set(),
     **dict.fromkeys(ROOMS, BOTTOM),
     "backbones": BOTTOM | {"nn"},
     "evaluate": BOTTOM | {"data", "effects"},

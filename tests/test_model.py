@@ -207,7 +207,7 @@ def test_what_a_prediction_carries(model, controls, data, pair):
     assert (out.obs["cell_type"].to_numpy() == controls.obs["cell_type"].to_numpy()).all()
     assert set(out.obs["support"]) == {"seen"}
     made = out.uns["counterflow"]
-    assert made["sampling"]["seed"] == 7 and made["sampling"]["solver"] == "euler"
+    assert made["sampling"]["seed"] == 7 and made["sampling"]["solver"] == "midpoint"
     assert made["model"]["backbone"] == "mlp" and made["control"] == "control" and made["conditions"] == [pair]
     library = controls.obs["n_counts"].to_numpy()
     counts = out.layers["counts"].toarray()
@@ -220,7 +220,7 @@ def test_answers_survive_a_file(model, controls, pair, single, tmp_path):
         answer.write_h5ad(tmp_path / "cells.h5ad")
         again = anndata.read_h5ad(tmp_path / "cells.h5ad")
         assert same(answer, again)
-        assert again.uns["counterflow"]["sampling"]["n_steps"] == 20
+        assert again.uns["counterflow"]["sampling"]["n_steps"] == 5
         assert list(again.obs["support"]) == list(answer.obs["support"])
 
 

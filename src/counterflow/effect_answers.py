@@ -32,7 +32,7 @@ class EffectAnswers(CellAnswers):
         adata: AnnData | None = None,
         cells: float | None = None,
         n_cells: int = 512,
-        n_steps: int = 20,
+        n_steps: int | None = None,
         seed: int = 0,
         on_unknown: Literal["error", "mean"] = "error",
         missing_genes: Literal["error", "zero"] = "error",
@@ -83,7 +83,7 @@ class EffectAnswers(CellAnswers):
         seed: int = 0,
         *,
         n_cells: int = 512,
-        n_steps: int = 20,
+        n_steps: int | None = None,
         on_unknown: str = "error",
         missing_genes: str = "error",
     ) -> Iterator[PredictedEffect]:

@@ -18,11 +18,12 @@ from counterflow.data.screen import Screen, describe, write_condition
 from counterflow.errors import ConfigError, DataError, near
 from counterflow.fitting import exposures
 from counterflow.flow.choose import choose
+from counterflow.flow.guidance import broadcasts
 from counterflow.flow.solvers import SOLVERS, last_step_euler
 from counterflow.module import FlowModule
+from counterflow.processor import at_work
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.spaces.counts import cell_noise, cell_seeds, draw_nb, round_counts, transport, transport_mean
-from counterflow.threads import threads_for
 from counterflow.types import ConditionIds, ConditionSpec, Solver
 
 if TYPE_CHECKING:
@@ -35,29 +36,40 @@ transport: the counts of the control cell are thinned and added to, so that what
 same, with the mean of every gene set to that of the rule (`counterflow.recentring`). sample: drawn anew from a negative binomial.
 round: the nearest integer, for states that hold counting noise already.
 """
+SOLVER = "midpoint"
+STEPS = {"control": 5, "noise": 10}
+"""Steps that are enough: an error of 2 to 3 % of what the flow moves, and no better cells with more (`benchmarks/solvers.py`)."""
+PRECISIONS = ("32-true", "bf16-mixed")
 BLOCK = 256  # cells solved together, always as many (padded): with a fixed-step solver no cell's bits depend on its company
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a prediction is made. ``None`` takes the default of the source: euler for control cells, midpoint for noise."""
+    """How a prediction is made. ``None`` takes the default: midpoint, in as many steps as the source needs (`STEPS`)."""
 
     solver: str | Solver | None = None
-    n_steps: int = 20
+    n_steps: int | None = None
     guidance: float = 1.0
     guidance_kind: Literal["contrast", "classifier_free"] = "contrast"
     guidance_interval: tuple[float, float] | None = None
     seed: int = 0
     decoder: str | None = None
+    precision: str = "32-true"
 
     def resolve(self, source: str) -> tuple[Solver, Tensor]:
         """The solver and its time grid."""
-        if self.n_steps < 1:
-            raise ConfigError(f"n_steps={self.n_steps}: at least one step is needed")
+        n_steps = self.steps(source)
+        if n_steps < 1:
+            raise ConfigError(f"n_steps={n_steps}: at least one step is needed")
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed}: must not be negative")
-        name = self.solver or ("euler" if source == "control" else "midpoint")
-        return choose(name, SOLVERS, "solver"), torch.linspace(0, 1, self.n_steps + 1)
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision={self.precision!r} is unknown: {near(self.precision, PRECISIONS)}")
+        return choose(self.solver or SOLVER, SOLVERS, "solver"), torch.linspace(0, 1, n_steps + 1)
+
+    def steps(self, source: str) -> int:
+        """Given, or the default: twice as many for euler, which evaluates the network once a step."""
+        return (2 if self.solver == "euler" else 1) * STEPS[source] if self.n_steps is None else self.n_steps
 
     @property
     def effect_scale(self) -> float:
@@ -77,7 +89,7 @@ class Sampling:
     def describe(self, source: str) -> dict[str, Any]:
         """JSON-able, for ``uns``."""
         values = asdict(self)
-        values["solver"] = self.solver if isinstance(self.solver, str) else ("euler" if source == "control" else "midpoint")
+        values["solver"], values["n_steps"] = self.solver if isinstance(self.solver, str) else SOLVER, self.steps(source)
         values["guidance_interval"] = list(self.guidance_interval or (0.0, 1.0))
         return values
 
@@ -120,6 +132,7 @@ def solve(
     """States under `ids`. A control source starts at the control cells; a noise source at `noise`, or inverts the control cells."""
     solver, grid = how.resolve(module.source)
     origin = control if module.origin is not None else None
+    ids, factual = _once(ids, module), _once(factual, module)
     guided = module.velocity(
         ids, origin=origin, guidance=how.guidance, guidance_kind=how.guidance_kind, guidance_interval=how.guidance_interval
     )
@@ -130,8 +143,17 @@ def solve(
         x0 = noise
     else:
         assert control is not None
-        x0 = solver(module.velocity(factual), control, grid.flip(0))
-    return (last_step_euler(solver) if module.prediction == "x" else solver)(guided, x0, grid)
+        x0 = solver(module.velocity(factual), control, grid.flip(0))  # fp32 always: an inversion adds its errors up
+    solver = last_step_euler(solver) if module.prediction == "x" else solver
+    with torch.autocast(x0.device.type, torch.bfloat16, enabled=how.precision == "bf16-mixed"):
+        return solver(guided, x0, grid)
+
+
+def _once(ids: ConditionIds, module: FlowModule) -> ConditionIds:
+    """One row for all cells where they share it. Not where a model reads covariates: a cell's bits would depend on its company's."""
+    able = broadcasts(module.backbone) and module.origin is None
+    same = able and not ids.covariates.shape[1] and all(bool((part == part[:1]).all()) for part in ids)
+    return ConditionIds(*(part[:1] for part in ids)) if same else ids
 
 
 def displaced(module: FlowModule, control: Tensor, cells: Screen, ids: ConditionIds, factual: ConditionIds, how: Sampling) -> Tensor:
@@ -185,7 +207,7 @@ def counterfactual(
         drawn = transport(dense, before, expected, dispersion, how.seed, seeds[rows])
         return drawn, transport_mean(dense, before, expected)
 
-    with threads_for(module):
+    with at_work(module):
         drawn, expected = in_blocks(block, len(cells.cells))
     return sparse.csr_matrix(drawn.astype(np.float32)), expected.astype(np.float32)
 
@@ -210,7 +232,7 @@ def new_cells(
         drawn = round_counts(expected) if space.decoder == "round" else draw_nb(expected, dispersion, how.seed, seeds[rows])
         return drawn, expected
 
-    with threads_for(module):
+    with at_work(module):
         drawn, expected = in_blocks(block, len(start.cells))
     return sparse.csr_matrix(drawn.astype(np.float32)), expected.astype(np.float32)
 

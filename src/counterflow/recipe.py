@@ -109,7 +109,7 @@ class Recipe:
             some = cells.rows(rows)
             levels = {key: list(some.covariates[key]) for key in self.vocabulary.covariates}
             ids, factual = (self.vocabulary.ids([what] * len(rows), levels) for what in (spec, ConditionSpec()))
-            return displaced(module, states(rows), some, ids, factual, Sampling(n_steps=10))
+            return displaced(module, states(rows), some, ids, factual, Sampling())
 
         return list(judge(cells, some, states, displacement, rule))
 

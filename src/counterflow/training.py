@@ -33,9 +33,9 @@ from counterflow.data.images import ImageSteps
 from counterflow.diffusion.module import DiffusionModule
 from counterflow.errors import CheckpointError, ConfigError, DataError
 from counterflow.module import FlowModule
+from counterflow.processor import at_work
 from counterflow.resuming import forget, identity, read_state
 from counterflow.stopping import StoppedBetweenSteps, StopRequest, between_steps
-from counterflow.threads import threads_for
 from counterflow.types import Batch, ConditionIds
 
 _LOOK_EVERY = 20  # steps between looks at the loss on an accelerator
@@ -107,10 +107,19 @@ class FlowTraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW; linear warm-up, then cosine to zero."""
-        fused = "mixed" not in str(self.trainer.precision)  # Lightning cannot clip the gradients of a fused optimiser under autocast
+        fused = self.trainer.precision != "16-mixed"  # there a fused optimiser would see gradients that are scaled still
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99), fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By norm. Lightning refuses this for a fused optimiser under autocast, for fear of scaled gradients; in bfloat16 none are."""
+        if self.trainer.precision != "bf16-mixed" or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def _schedule(self, step: int) -> float:
         if step < self.warmup:
@@ -189,7 +198,7 @@ def fit(
             return _finished(content, training, history)
         train.start = int(content["global_step"])
     module.train()
-    with between_steps() as keeper.request, _quiet_lightning(), threads_for(module), compiled(module.backbone, compile):
+    with between_steps() as keeper.request, _quiet_lightning(), at_work(module), compiled(module.backbone, compile):
         trainer = L.Trainer(
             max_steps=train.stop,
             max_epochs=-1,

@@ -54,7 +54,10 @@ class Batch(NamedTuple):
 
 
 class Backbone(Protocol):
-    """Any network that predicts a velocity: the shape of the state in, the same shape out."""
+    """Any network that predicts a velocity: the shape of the state in, the same shape out.
+
+    With an attribute ``broadcasts = True`` it is asked with a time of shape [1] and a condition of batch 1 where all cells share them.
+    """
 
     def __call__(self, x: Float[Tensor, "b *s"], t: Float[Tensor, "b"], condition: Condition) -> Float[Tensor, "b *s"]:
         """Velocity dx/dt of the cells `x` at flow time `t` in [0, 1] under `condition`."""

@@ -48,8 +48,9 @@ def fit(name: str):
 def predicted(model) -> dict[str, np.ndarray]:
     """What a golden model says of two measured conditions and a combination, from the controls inside it."""
     seen = sorted(model.vocabulary.seen)
-    cells = model.predict(conditions=[seen[0], seen[1], f"{seen[0]}+{seen[2]}"], n_cells=6, n_steps=5)
-    new = model.generate(seen[0], 6, n_steps=5)
+    how = {"solver": "euler" if model.config["source"] == "control" else "midpoint", "n_steps": 5}
+    cells = model.predict(conditions=[seen[0], seen[1], f"{seen[0]}+{seen[2]}"], n_cells=6, **how)
+    new = model.generate(seen[0], 6, **how)
     return {
         "mean": np.ascontiguousarray(cells.layers["mean"]),
         "counts": np.ascontiguousarray(cells.layers["counts"].toarray()),

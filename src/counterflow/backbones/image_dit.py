@@ -155,6 +155,8 @@ class ImageDiT(nn.Module):
     >>> noise_and_variance = dit(x, t, labels)  # doctest: +SKIP
     """
 
+    broadcasts = True
+
     def __init__(
         self, state_shape: tuple[int, ...] = (4, 32, 32), n_classes: int = 1000, *, class_dropout: float = 0.1, **backbone_kwargs: Any
     ) -> None:

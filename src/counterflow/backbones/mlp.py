@@ -72,6 +72,8 @@ class FiLMMLP(nn.Module):
         `"adaln"` or `"cross"`.
     """
 
+    broadcasts = True
+
     def __init__(
         self,
         n_features: int,

@@ -27,6 +27,8 @@ class TokenBackbone(nn.Module):
         Tokens and that vector to the state's shape.
     """
 
+    broadcasts = True
+
     def __init__(self, tokenizer: nn.Module, trunk: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.tokenizer, self.trunk, self.head = tokenizer, trunk, head

@@ -108,12 +108,13 @@ def _cells(model: CounterFlow, options: Namespace, done: int, terminal: Terminal
     if options.new:
         return model.generate_in_blocks(
             conditions.drop(columns=list(options.covariates or {})), options.n_cells, covariates=options.covariates, seed=options.seed,
-            n_steps=options.n_steps, skip_blocks=done, progress=terminal.progress,
+            solver=options.solver, n_steps=options.n_steps, skip_blocks=done, progress=terminal.progress,
         )  # fmt: skip
     controls = None if options.controls is None else read_or_open(options.controls, model.setup, None, terminal)
     sampling = Sampling(
-        options.solver, options.n_steps, options.guidance, options.guidance_kind, seed=options.seed, decoder=options.decoder
-    )
+        options.solver, options.n_steps, options.guidance, options.guidance_kind, seed=options.seed, decoder=options.decoder,
+        precision=options.precision,
+    )  # fmt: skip
     return model.predict_in_blocks(
         controls, conditions, n_cells=options.n_cells, sampling=sampling, on_unknown=options.on_unknown,
         missing_genes=options.missing_genes, compile=options.compile, skip_blocks=done, progress=terminal.progress,

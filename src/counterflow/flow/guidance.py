@@ -14,12 +14,19 @@ from counterflow.flow.path import Prediction, over_state, to_velocity
 from counterflow.types import Backbone, Condition, Velocity
 
 
+def broadcasts(network: Backbone) -> bool:
+    """Whether `network` says that it takes one time, and one condition, for all cells: both are then embedded once."""
+    return bool(getattr(network, "broadcasts", False))
+
+
 def bind(network: Backbone, condition: Condition, prediction: Prediction = "v") -> Velocity:
     """The velocity of `network` under `condition`: a function of (x, t) that any solver can follow."""
+    once = broadcasts(network)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        per_cell = t.to(x).expand(len(x))
-        return to_velocity(network(x, per_cell, condition), x, per_cell, prediction)
+        t = t.to(x).reshape(-1)
+        t = t if once else t.expand(len(x))
+        return to_velocity(network(x, t, condition), x, t, prediction)
 
     return velocity
 

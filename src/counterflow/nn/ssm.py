@@ -82,29 +82,31 @@ def selective_scan_chunked(
     x, dt, B, C = (F.pad(part, (0, 0) * (part.ndim - 2) + (0, padding)) for part in (x, dt, B, C))
 
     with torch.autocast(x.device.type, enabled=False):
-        written = rearrange(dt[..., None] * x, "b (c q) (g k) p -> b c g k q p", q=chunk, g=n_groups)
+        x = rearrange(x, "b (c q) (g k) p -> b c g k q p", q=chunk, g=n_groups)
         B = rearrange(B, "b (c q) g e -> b c g 1 q e", q=chunk)
         C = rearrange(C, "b (c q) g e -> b c g 1 q e", q=chunk)
         log_decay = rearrange(dt * A, "b (c q) (g k) -> b c g k q", q=chunk, g=n_groups).cumsum(-1)  # from the chunk's start, i included
+        dt = rearrange(dt, "b (c q) (g k) -> b c g k q", q=chunk, g=n_groups)
+        # Factors of a token go onto what is narrowest: B, C or the products of a chunk, not onto x.
 
         # 1. Inside a chunk, token i reads what tokens j <= i wrote, decayed from j to i. Mask before exp: above the diagonal it overflows.
         future = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).triu(1)
         between = (log_decay[..., :, None] - log_decay[..., None, :]).masked_fill(future, -torch.inf).exp()  # b c g k i j
-        y = ((C @ B.mT) * between) @ written
+        y = ((C @ B.mT) * (between * dt[..., None, :])) @ x
 
         # 2. What each chunk leaves in the state at its end.
-        to_end = (log_decay[..., -1:] - log_decay).exp()[..., None]
-        left = B.mT @ (to_end * written)  # b c g k e p
+        to_end = (log_decay[..., -1:] - log_decay).exp()
+        left = (B * (to_end * dt)[..., None]).mT @ x  # b c g k e p
 
         # 3. Carry the state from chunk to chunk.
         across = log_decay[..., -1].exp()[..., None, None]
         state, before = torch.zeros_like(left[:, 0]), []
         for c in range(left.shape[1]):
             before.append(state)
-            state = across[:, c] * state + left[:, c]
+            state = torch.addcmul(left[:, c], across[:, c], state)
 
         # 4. Every token also reads the state its chunk began with, decayed up to it.
-        y = y + log_decay.exp()[..., None] * (C @ torch.stack(before, dim=1))
+        y = y + (C * log_decay.exp()[..., None]) @ torch.stack(before, dim=1)
         return rearrange(y, "b c g k q p -> b (c q) (g k) p")[:, :n_tokens]
 
 

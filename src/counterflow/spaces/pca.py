@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from counterflow.errors import ConfigError
 from counterflow.spaces.base import log_normalise
+from counterflow.spaces.components import principal_components
 from counterflow.spaces.counts import fit_dispersion
 from counterflow.spaces.poisson import fit_poisson
 
-_DENSE_CELLS = 16384  # made dense together
 _DECODER_CELLS = 5000  # enough for 50 weights per gene; bounds the memory of the fit
 
 
@@ -51,19 +51,15 @@ class PCASpace(nn.Module):
 
     def fit(self, counts: sparse.csr_matrix, library: np.ndarray, *, seed: int) -> None:
         """PCA, then the decoder on (at most 5,000 of) the same cells."""
-        from sklearn.decomposition import PCA
-
         values = log_normalise(counts, library)
         if self.state_shape[0] > min(values.shape):
             shape = "{} cells and {} genes".format(*values.shape)
             raise ConfigError(f"n_components={self.state_shape[0]} is more than {shape} have: take at most {min(values.shape)}")
-        pca = PCA(self.state_shape[0], svd_solver="arpack" if min(values.shape) > self.state_shape[0] else "full", random_state=seed)
-        pca.fit(values if min(values.shape) > self.state_shape[0] else values.toarray())
-        starts = range(0, values.shape[0], _DENSE_CELLS)
-        states = np.concatenate([pca.transform(values[start : start + _DENSE_CELLS].toarray()) for start in starts])
-        self.mean.copy_(torch.from_numpy(np.asarray(pca.mean_).ravel()))
-        self.loadings.copy_(torch.from_numpy(pca.components_.T.copy()))
-        self.scale.fill_(float(states.std()))
+        mean, components = principal_components(values, self.state_shape[0], seed=seed)
+        self.mean.copy_(torch.from_numpy(mean))
+        self.loadings.copy_(torch.from_numpy(components.T.copy()))
+        self.scale.fill_(1.0)
+        self.scale.fill_(float(self.encode(counts, library).std(correction=0)))
         chosen = np.arange(len(library))
         if len(chosen) > _DECODER_CELLS:
             chosen = np.sort(np.random.default_rng(seed).choice(chosen, _DECODER_CELLS, replace=False))

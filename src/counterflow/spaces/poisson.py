@@ -7,6 +7,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from counterflow.processor import quick_products
+
 _HALVINGS = 12
 _ENOUGH = 0.01  # nats, of the gene that still gains most
 
@@ -24,10 +26,11 @@ def fit_poisson(
     offset = torch.from_numpy(np.log(np.maximum(exposure, 1.0))).float()[:, None]
     penalty = torch.full((design.shape[1],), ridge)
     penalty[0] = 1e-6
-    solutions = [
-        _newton(design, outer, offset, torch.from_numpy(counts[:, start : start + block].toarray()), penalty, n_steps)
-        for start in range(0, counts.shape[1], block)
-    ]
+    with quick_products():
+        solutions = [
+            _newton(design, outer, offset, torch.from_numpy(counts[:, start : start + block].toarray()), penalty, n_steps)
+            for start in range(0, counts.shape[1], block)
+        ]
     beta = torch.cat(solutions, dim=1)
     return beta[1:], beta[0]
 

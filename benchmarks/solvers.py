@@ -1,0 +1,153 @@
+"""How many steps of which solver are enough: error against a tight solution, quality of the predicted cells, and time.
+
+    python benchmarks/solvers.py --data FOLDER [--seconds 10]
+
+Validation conditions only (`benchmarks/search_backbones.py` says which), one fit each of the flow alone, states in principal components,
+the mlp. ``error``: root mean square distance to the solution of dopri5 at rtol 1e-5, relative to what the flow moves. ``mean``: squared
+error of the predicted mean state, relative to that of no change. ``energy``: energy distance of predicted and real cells, relative to that
+of the controls; its noise from the choice of cells is about .01. Writes `benchmarks/results/solvers.json`, `.md` and `.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from search_backbones import BATCH, CELLS, N_GENES, tasks
+
+import counterflow as cf
+from counterflow.evaluate.metrics import energy
+from counterflow.prediction import Sampling, solve
+from counterflow.processor import at_work
+from counterflow.recipe import Recipe
+from counterflow.types import ConditionSpec
+
+RESULTS = Path(__file__).parent / "results"
+EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
+STEPS = {"euler": (1, 2, 4, 8, 10, 20, 50, 100), "midpoint": (1, 2, 5, 10, 20), "heun": (1, 2, 5, 10), "rk4": (1, 2, 5)}
+
+
+def fits(folder: Path, seconds: float) -> Iterator[tuple[str, cf.CounterFlow]]:
+    """A fit for each screen and source."""
+    for task, adata in tasks(folder):
+        for source in ("control", "noise"):
+            options = {} if source == "control" else {"coupling": "independent"}
+            model = cf.CounterFlow(adata, source=source, n_top_genes=N_GENES, **options)
+            with (
+                warnings.catch_warnings(),
+                mock.patch("counterflow.recipe.folds", return_value=[]),
+                mock.patch.object(Recipe, "trust", return_value={}),
+            ):
+                warnings.simplefilter("ignore")
+                model.train(max_seconds=seconds, batch_size=BATCH, progress=False)
+            yield f"{task}, from {source}", model
+
+
+def ways() -> Iterator[Sampling]:
+    for precision in ("32-true", "bf16-mixed"):
+        for solver, numbers in STEPS.items():
+            yield from (Sampling(solver, n, precision=precision) for n in numbers if precision == "32-true" or n == 20)
+
+
+def judged(model: cf.CounterFlow) -> dict[str, dict[str, float]]:
+    """Of each way to solve: mean over the held-out conditions and contexts."""
+    screen, module = model._screen, model.module
+    test = (screen.split == "test") & ~screen.is_control
+    found: dict[str, list[tuple[float, ...]]] = {}
+    for code, context in sorted(set(zip(screen.condition[test].tolist(), screen.context[test].tolist(), strict=True))):
+        spec, target = screen.conditions[code], np.flatnonzero(test & (screen.condition == code) & (screen.context == context))
+        some = screen.rows(np.flatnonzero(screen.is_control & (screen.context == context))[:CELLS])
+        if len(target) < 8:
+            continue
+        before, real = model.space.encode(some.counts, some.library), model.space.encode(screen.counts[target], screen.library[target])
+        levels = {key: list(some.covariates[key]) for key in model.vocabulary.covariates}
+        ids, factual = (model.vocabulary.ids([what] * len(before), levels) for what in (spec, ConditionSpec()))
+        start = None if module.source == "control" else torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
+        anchor = torch.zeros(before.shape[1]) if model.rule is None else torch.tensor(model.rule.states.anchor(spec), dtype=torch.float32)
+
+        def end(how: Sampling, before=before, ids=ids, factual=factual, start=start) -> torch.Tensor:
+            with at_work(module):
+                return solve(module, before, start, ids, factual, how)
+
+        exact, control, truth = end(Sampling("dopri5", 1)), before.double().numpy(), real.double().numpy()
+        moved = (exact - (before if start is None else start)).square().mean().sqrt()
+        far = ((control.mean(0) - truth.mean(0)) ** 2).sum(), energy(control, truth)
+        for how in [*ways(), Sampling("dopri5", 1)]:
+            begun = time.process_time()
+            after = end(how)
+            seconds = time.process_time() - begun
+            cells = (after + anchor).double().numpy()
+            error = float((after - exact).square().mean().sqrt() / moved)
+            mean = ((cells.mean(0) - truth.mean(0)) ** 2).sum() / far[0]
+            found.setdefault(name(how), []).append((error, mean, energy(cells, truth) / far[1], 1e6 * seconds / len(before)))
+    keys = ("error", "mean", "energy", "us_per_cell")
+    return {way: dict(zip(keys, map(float, np.mean(values, 0)), strict=True)) for way, values in found.items()}
+
+
+def name(how: Sampling) -> str:
+    if how.solver == "dopri5":
+        return "dopri5 (rtol 1e-5)"
+    return f"{how.solver} {how.n_steps}" + (", bfloat16" if how.precision != "32-true" else "")
+
+
+def write(found: dict[str, dict[str, dict[str, float]]], said: str) -> None:
+    (RESULTS / "solvers.json").write_text(json.dumps({"how": said, "fits": found}, indent=1) + "\n", encoding="utf-8")
+    text = ["# Solvers", "", "`benchmarks/solvers.py` says what the columns are. " + said]
+    for fit, ways_ in found.items():
+        text += [
+            "",
+            f"## {fit}",
+            "",
+            "| solver, steps | evaluations | error | mean | energy | us per cell |",
+            "| --- | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        for way, values in ways_.items():
+            kind, _, rest = way.partition(" ")
+            n = str(EVALUATIONS[kind] * int(rest.split(",")[0])) if kind in EVALUATIONS else ""
+            text.append(
+                f"| {way} | {n} | {values['error']:.4f} | {values['mean']:.3f} | {values['energy']:.3f} | {values['us_per_cell']:.0f} |"
+            )
+    (RESULTS / "solvers.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+def draw(found: dict[str, dict[str, dict[str, float]]]) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, len(found), figsize=(3.2 * len(found), 5.2), sharex=True, squeeze=False)
+    for column, (fit, ways_) in zip(axes.T, found.items(), strict=True):
+        for solver, numbers in STEPS.items():
+            n = [EVALUATIONS[solver] * steps for steps in numbers]
+            for axis, key in zip(column, ("error", "energy"), strict=True):
+                axis.plot(n, [ways_[f"{solver} {steps}"][key] for steps in numbers], "o-", ms=3, label=solver)
+        column[1].axhline(ways_["dopri5 (rtol 1e-5)"]["energy"], color="0.5", lw=0.8, ls="--", label="dopri5")
+        column[0].set(title=fit, xscale="log", yscale="log", ylabel="error")
+        column[1].set(xlabel="network evaluations", ylabel="energy")
+    axes[1, 0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(RESULTS / "solvers.png", dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=10.0, help="processor seconds of each fit")
+    options = parser.parse_args()
+    found = {}
+    for fit, model in fits(options.data, options.seconds):
+        found[fit] = judged(model)
+        print(fit, {way: round(values["energy"], 3) for way, values in found[fit].items()}, flush=True)
+    said = f"{datetime.date.today().isoformat()}, torch {torch.__version__}, one thread; fits of {options.seconds:g} processor seconds."
+    write(found, said)
+    draw(found)
+
+
+if __name__ == "__main__":
+    main()
