@@ -137,6 +137,7 @@ class CellAnswers:
         missing_genes: Literal["error", "zero"] = "error",
         compile: bool = False,
         cells_per_block: int = 4096,
+        skip_blocks: int = 0,
         progress: bool = True,
     ) -> Iterator[AnnData]:
         """The cells of `predict`, to the bit, some at a time: as many as are wanted, in bounded memory.
@@ -149,10 +150,12 @@ class CellAnswers:
             Solver, steps, guidance, seed and decoder; ``None``: the defaults of `predict`.
         cells_per_block
             At most so many cells of one condition come together.
+        skip_blocks
+            The first blocks, which are there already, are not computed.
         progress
             Show a bar with the time left, where somebody watches.
         """
-        how, most = sampling or Sampling(), Blocks(cells_per_block, progress)
+        how, most = sampling or Sampling(), Blocks(cells_per_block, progress, skip_blocks)
         return self._predicted(adata, conditions, n_cells, how, on_unknown, missing_genes, compile, most)
 
     def _predicted(
@@ -182,8 +185,10 @@ class CellAnswers:
                 rows = np.sort(np.concatenate([draw.permutation(rows) for _ in range(-(-n_cells // len(rows)))])[:n_cells])
             asked.append(rows)
         uns = made_by(self.config, how, specs, self.setup) | {"genes": genes}
+        at_hand = None  # what all blocks of a condition share is found once
         for i, part in blocks_of([len(rows) for rows in asked], most):
-            if part.start == 0:
+            if i != at_hand:
+                at_hand = i
                 rows, used, at = asked[i], *np.unique(asked[i], return_inverse=True)
                 some = cells.rows(used)  # each once, however often it is used
                 support = support_labels(specs[i], some, self.vocabulary)
@@ -235,10 +240,12 @@ class CellAnswers:
         solver: str | None = None,
         n_steps: int | None = None,
         cells_per_block: int = 4096,
+        skip_blocks: int = 0,
         progress: bool = True,
     ) -> Iterator[AnnData]:
         """The cells of `generate`, to the bit, some at a time; see `predict_in_blocks`."""
-        return self._generated(conditions, n_cells, covariates, seed, solver, n_steps, Blocks(cells_per_block, progress))
+        most = Blocks(cells_per_block, progress, skip_blocks)
+        return self._generated(conditions, n_cells, covariates, seed, solver, n_steps, most)
 
     def _generated(
         self,
@@ -263,8 +270,10 @@ class CellAnswers:
         device, origins = next(self.module.parameters()).device, self._origins()
         calibrated = self.rule is not None and self.space.decoder == "transport"
         uns, asked = made_by(self.config, how, specs, self.setup), [matching_rows(obs, dict(table.iloc[i])) for i in range(len(specs))]
+        at_hand = None
         for i, part in blocks_of([n_cells] * len(specs), most):
-            if part.start == 0:
+            if i != at_hand:
+                at_hand = i
                 rows = np.random.default_rng([seed, 2]).choice(asked[i], n_cells)
                 used, at = np.unique(rows, return_inverse=True)
                 some = cells.rows(used)  # each once, however often it is used

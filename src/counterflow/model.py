@@ -23,7 +23,7 @@ from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.screen import Screen, read_screen
 from counterflow.data.source import in_memory
-from counterflow.data.stored import warn_of_place
+from counterflow.data.stored import warn_of_place, writable
 from counterflow.devices import is_first
 from counterflow.effect_answers import EffectAnswers
 from counterflow.effects.intervals import Intervals
@@ -401,7 +401,7 @@ class CounterFlow(EffectAnswers):
         if save_anndata:
             if self.adata is None:
                 raise ConfigError("save_anndata=True, but this model was loaded without data")
-            self.adata.write_h5ad(path / "adata.h5ad")
+            writable(self.adata, self.setup).write_h5ad(path / "adata.h5ad")
 
     @classmethod
     def load(

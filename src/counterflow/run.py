@@ -249,7 +249,7 @@ def fingerprint(adata: AnnData, setup: Setup, path: str) -> dict[str, Any]:
     from counterflow.data.source import batches
 
     digest = hashlib.sha256(json.dumps([list(map(str, adata.var_names)), sorted(setup.obs_keys)]).encode())
-    obs = pd.DataFrame({key: texts(adata.obs[key]) for key in setup.obs_keys}, index=adata.obs.index)
+    obs = pd.DataFrame({key: texts(adata.obs[key]).to_numpy() for key in setup.obs_keys}, index=adata.obs.index)
     digest.update(pd.util.hash_pandas_object(obs, index=True).to_numpy().tobytes())
     counts, _ = read_counts(adata, setup)
     of_cells, of_genes = np.zeros(counts.shape[0]), np.zeros(counts.shape[1])
