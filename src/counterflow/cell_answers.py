@@ -78,6 +78,7 @@ class CellAnswers:
         on_unknown: Literal["error", "mean"] = "error",
         decoder: str | None = None,
         precision: Literal["32-true", "bf16-mixed"] = "32-true",
+        combine: Literal["encoder", "algebra"] = "encoder",
         missing_genes: Literal["error", "zero"] = "error",
         compile: bool = False,
     ) -> AnnData:
@@ -104,6 +105,8 @@ class CellAnswers:
             From expected counts to counts: ``calibrated`` (default in pca, latent), ``transport``, ``sample``, ``round`` (default in raw).
         precision
             ``bf16-mixed``: the network computes in bfloat16, in half the time or less where the processor can; states stay in fp32.
+        combine
+            How the flow reads a combination: ``encoder``, its parts pooled as learnt, or ``algebra``, the sum of what each part alone does.
         missing_genes
             Where `adata` lacks genes of the model: an ``error``, or ``zero`` counts (of a tenth of the genes at most).
         compile
@@ -123,7 +126,7 @@ class CellAnswers:
         A cell comes out alike in any company, but where the model keeps no control cells of its context (a new donor, or
         ``keep_controls=0``): there the means are set on the given cells together.
         """
-        how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed, decoder, precision)
+        how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed, decoder, precision, combine)
         return stack(list(self._predicted(adata, conditions, n_cells, how, on_unknown, missing_genes, compile, None)), self.setup)
 
     def predict_in_blocks(

@@ -71,6 +71,8 @@ class CounterFlow(EffectAnswers):
         ``additive``: means come from the measured rule, and the flow learns what the sum of the parts misses (default with a control
         source; fits the flow two more times on less data to learn how far it is trusted). ``none``: the flow learns the whole effect
         (default with noise).
+    mmd_weight
+        Weight of a distributional term in the loss; 0 is the plain flow.
     n_top_genes
         Model this many highly variable genes (and the perturbed ones); ``None`` models all genes of the file.
     keep_controls
@@ -105,6 +107,7 @@ class CounterFlow(EffectAnswers):
         anchor: Literal["additive", "none"] | None = None,
         time: Literal["uniform", "logit_normal", "mode"] | None = None,
         condition_dropout: float = 0.1,
+        mmd_weight: float = 0.0,
         n_top_genes: int | None = None,
         keep_controls: int = 256,
         seed: int = 0,

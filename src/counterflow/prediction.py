@@ -55,6 +55,7 @@ class Sampling:
     seed: int = 0
     decoder: str | None = None
     precision: str = "32-true"
+    combine: Literal["encoder", "algebra"] = "encoder"
 
     def resolve(self, source: str) -> tuple[Solver, Tensor]:
         """The solver and its time grid."""
@@ -134,7 +135,12 @@ def solve(
     origin = control if module.origin is not None else None
     ids, factual = _once(ids, module), _once(factual, module)
     guided = module.velocity(
-        ids, origin=origin, guidance=how.guidance, guidance_kind=how.guidance_kind, guidance_interval=how.guidance_interval
+        ids,
+        origin=origin,
+        guidance=how.guidance,
+        guidance_kind=how.guidance_kind,
+        guidance_interval=how.guidance_interval,
+        combine=how.combine,
     )
     if module.source == "control":
         assert control is not None

@@ -113,7 +113,7 @@ def _cells(model: CounterFlow, options: Namespace, done: int, terminal: Terminal
     controls = None if options.controls is None else read_or_open(options.controls, model.setup, None, terminal)
     sampling = Sampling(
         options.solver, options.n_steps, options.guidance, options.guidance_kind, seed=options.seed, decoder=options.decoder,
-        precision=options.precision,
+        precision=options.precision, combine=options.combine,
     )  # fmt: skip
     return model.predict_in_blocks(
         controls, conditions, n_cells=options.n_cells, sampling=sampling, on_unknown=options.on_unknown,
