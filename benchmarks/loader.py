@@ -1,12 +1,13 @@
-"""What it costs to leave the cells on disk: conversion, batches from memory, file and cache, and a fit in bounded memory.
+"""What it costs to leave the cells on disk: conversion, batches from memory, file and cache, a fit and generation in bounded memory.
 
     python benchmarks/loader.py write FILE --cells 200000 [--grouped]     a synthetic file (2,000 genes, 7 % of the counts are not zero)
     python benchmarks/loader.py run --sizes 50000 200000 5000000 --dir DIR [--out benchmarks/results/loader.json]
+    python benchmarks/loader.py run --generate 50000 1000000 [--genes 500] --dir DIR
 
 `run` writes files of these sizes into DIR (one that is there is taken), converts them, and starts every measurement in a process of its
 own, so that peak memory is its own; the files are removed afterwards. Times of batches are processor time, which other work on the machine
 does not change much; training from the cache is timed beside training from memory, in turn. Of more than a million cells, only the cache is
-measured.
+measured. `--generate` fits a simulated screen and asks for so many cells of ten conditions; results are added to those that are there.
 """
 
 import argparse
@@ -192,7 +193,38 @@ def measure_pairs(path: Path) -> dict:
     return speeds | {"ratio": round(statistics.median(ratio), 3), "ratios": [round(value, 3) for value in ratio]}
 
 
-MEASURES = {"obs": measure_obs, "convert": measure_convert, "feed": measure_feed, "fit": measure_fit, "pairs": measure_pairs}
+def fit_simulated(run: Path, n_genes: int) -> None:
+    """A small fit on a simulated screen, default recipe."""
+    from counterflow.cli import main
+    from counterflow.data.simulate import simulate_screen
+
+    screen = run.with_suffix(".h5ad")
+    simulate_screen(n_genes=n_genes).adata.write_h5ad(screen)
+    words = ["--setup.perturbation_key", "perturbation", "--setup.control", "control", "--setup.match_keys", "[cell_type]"]
+    assert main(["fit", str(screen), *words, "--train.max_steps", "50", "--out", str(run), "--quiet", "--overwrite"]) == 0
+
+
+def measure_generate(run: Path, n_cells: int, *more: str) -> dict:
+    """`counterflow generate` for ten conditions."""
+    from counterflow.cli import main
+
+    model = json.loads((run / "model" / "model.json").read_text())
+    names, out = model["vocabulary"]["seen"][:10], run.with_name("generated.h5ad")
+    words = [word for name in names for word in ("--condition", name)]
+    begun, worked = perf_counter(), process_time()
+    assert main(["generate", str(run), *words, "--n_cells", str(n_cells // len(names)), "--out", str(out), "--quiet", *more]) == 0
+    seconds, size = perf_counter() - begun, out.stat().st_size
+    out.unlink()
+    return {
+        "genes": len(model["genes"]), "seconds": round(seconds, 1), "processor_seconds": round(process_time() - worked, 1),
+        "cells_per_s": round(n_cells / seconds), "peak_mb": round(peak()), "gb": round(size / 1e9, 3),
+    }  # fmt: skip
+
+
+MEASURES = {
+    "obs": measure_obs, "convert": measure_convert, "feed": measure_feed, "fit": measure_fit, "pairs": measure_pairs,
+    "generate": measure_generate,
+}  # fmt: skip
 
 
 def alone(name: str, *arguments: str) -> dict:
@@ -206,36 +238,51 @@ def alone(name: str, *arguments: str) -> dict:
     return found
 
 
-def run(folder: Path, sizes: list[int], out: Path) -> None:
+def run(folder: Path, sizes: list[int], generated: list[int], n_genes: int, out: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict = {"genes": GENES, "machine": f"{platform.machine()}, Python {platform.python_version()}", "sizes": {}}
+    found: dict = json.loads(out.read_text()) if out.exists() else {"sizes": {}}
+    found |= {"genes": GENES, "machine": f"{platform.machine()}, Python {platform.python_version()}"}
+
+    def keep() -> None:
+        out.write_text(json.dumps(found, indent=1) + "\n")
+        out.with_suffix(".md").write_text(page(found))
+
     try:
         for n_cells in sizes:
-            path = folder / f"cells{n_cells}.h5ad"
-            if not path.exists():
-                subprocess.run([sys.executable, __file__, "write", str(path), "--cells", str(n_cells)], check=True)
-            here = {"obs": alone("obs", path), "feed": {}, "fit": {}}
-            in_memory = n_cells <= 10**6
-            if in_memory:
-                here["feed"]["memory"] = alone("feed", path, "memory")
-                here["feed"]["file"] = alone("feed", path, "file")
-                here["fit"]["memory"] = alone("fit", path, "memory", 50)
-                grouped = folder / "grouped.h5ad"
-                subprocess.run([sys.executable, __file__, "write", str(grouped), "--cells", str(n_cells), "--grouped"], check=True)
-                here["feed"]["grouped file"] = alone("feed", grouped, "file")
-                grouped.unlink()
-            here["convert"] = alone("convert", path)
-            here["feed"]["cache"] = alone("feed", path, "cache")
-            here["fit"]["cache"] = alone("fit", path, "cache", 50)
-            if in_memory:
-                here["pairs"] = alone("pairs", path)
-            found["sizes"][str(n_cells)] = here
-            path.unlink()
-            shutil.rmtree(path.with_name(path.name + ".cells"))
-            out.write_text(json.dumps(found, indent=1) + "\n")
-            out.with_suffix(".md").write_text(page(found))
+            found["sizes"][str(n_cells)] = cells_on_disk(folder, n_cells)
+            keep()
+        if generated:
+            fit_simulated(folder / "run", n_genes)
+        for n_cells in generated:
+            found.setdefault("generated", {})[f"{n_cells} x {n_genes}"] = alone("generate", folder / "run", str(n_cells))
+            keep()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def cells_on_disk(folder: Path, n_cells: int) -> dict:
+    """Every measurement of a file of so many cells."""
+    path = folder / f"cells{n_cells}.h5ad"
+    if not path.exists():
+        subprocess.run([sys.executable, __file__, "write", str(path), "--cells", str(n_cells)], check=True)
+    here = {"obs": alone("obs", path), "feed": {}, "fit": {}}
+    in_memory = n_cells <= 10**6
+    if in_memory:
+        here["feed"]["memory"] = alone("feed", path, "memory")
+        here["feed"]["file"] = alone("feed", path, "file")
+        here["fit"]["memory"] = alone("fit", path, "memory", 50)
+        grouped = folder / "grouped.h5ad"
+        subprocess.run([sys.executable, __file__, "write", str(grouped), "--cells", str(n_cells), "--grouped"], check=True)
+        here["feed"]["grouped file"] = alone("feed", grouped, "file")
+        grouped.unlink()
+    here["convert"] = alone("convert", path)
+    here["feed"]["cache"] = alone("feed", path, "cache")
+    here["fit"]["cache"] = alone("fit", path, "cache", 50)
+    if in_memory:
+        here["pairs"] = alone("pairs", path)
+    path.unlink()
+    shutil.rmtree(path.with_name(path.name + ".cells"))
+    return here
 
 
 def page(found: dict) -> str:
@@ -273,6 +320,13 @@ def page(found: dict) -> str:
         if "pairs" in here:
             pairs = here["pairs"]
             lines.append(f"| {int(n):,} | {pairs['memory_cells_per_s']:,} | {pairs['cache_cells_per_s']:,} | {pairs['ratio']} |")
+    if "generated" in found:
+        lines += ["", "`counterflow generate`, ten conditions of a simulated screen in pca, default recipe:", ""]
+        lines += ["| cells x genes | s (processor s) | cells/s | peak MB | file GB |", "|---|---|---|---|---|"]
+        for name, one in found["generated"].items():
+            n_cells, n_genes = map(int, name.split(" x "))
+            took = f"{one['seconds']} ({one['processor_seconds']})"
+            lines.append(f"| {n_cells:,} x {n_genes:,} | {took} | {one['cells_per_s']:,} | {one['peak_mb']} | {one['gb']} |")
     return "\n".join([*lines, ""])
 
 
@@ -288,7 +342,9 @@ def main() -> None:
     two.add_argument("arguments", nargs="+")
     three = verbs.add_parser("run")
     three.add_argument("--dir", type=Path, required=True)
-    three.add_argument("--sizes", type=int, nargs="+", default=[50_000, 200_000])
+    three.add_argument("--sizes", type=int, nargs="+", default=[])
+    three.add_argument("--generate", type=int, nargs="+", default=[])
+    three.add_argument("--genes", type=int, default=500)
     three.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "loader.json")
     options = parser.parse_args()
     if options.verb == "write":
@@ -300,7 +356,7 @@ def main() -> None:
         path, *rest = options.arguments
         print(json.dumps(MEASURES[options.name](Path(path), *(int(word) if word.isdigit() else word for word in rest))))
     else:
-        run(options.dir, options.sizes, options.out)
+        run(options.dir, options.sizes, options.generate, options.genes, options.out)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ def steps_of(model, cells, states, n: int):
 
 def trained_steps(model, cells, states, n: int, *, coupling: str, precision: str) -> list[float]:
     """Processor seconds of each step of a real fit: batch, coupling, network, clipping, AdamW, average, log, Lightning."""
-    from counterflow.training import Stopwatch, fit
+    from counterflow.callbacks import Stopwatch
+    from counterflow.training import fit
 
     watch = Stopwatch(1e9)
     module = model.build_module(None, frozenset(model.vocabulary.entities))
@@ -199,7 +200,7 @@ def raw(options: argparse.Namespace) -> None:
 def first_step(options: argparse.Namespace) -> None:
     """Wall seconds from the start of the process to the end of the first optimiser step (file, space and features included)."""
     import counterflow as cf
-    from counterflow.training import Stopwatch
+    from counterflow.callbacks import Stopwatch
 
     model = cf.CounterFlow(workload(options.workload), backbone="mlp", space="pca", backbone_kwargs=MLP_3M)
     watch = First()

@@ -47,6 +47,19 @@ def test_new_cells_are_the_same_in_blocks(model):
     same(blocks, whole)
 
 
+@pytest.mark.parametrize("skipped", [1, 2, 4])
+def test_blocks_that_are_there_are_not_made_again(model, skipped):
+    names = sorted(model.vocabulary.seen)[:2]
+    how = {"cells_per_block": 256, "progress": False}
+    for ask, more in ((model.predict_in_blocks, {"conditions": names}), (model.generate_in_blocks, {"conditions": names})):
+        blocks = list(ask(**more, n_cells=600, **how))
+        rest = list(ask(**more, n_cells=600, skip_blocks=skipped, **how))
+        assert len(blocks) == 6 and len(rest) == 6 - skipped
+        same(rest, anndata.concat(blocks[skipped:]))
+
+
 def test_blocks_of_no_cells_are_refused(model):
     with pytest.raises(ConfigError, match="cells_per_block=0"):
         list(model.predict_in_blocks(cells_per_block=0))
+    with pytest.raises(ConfigError, match="skip_blocks=-1"):
+        list(model.generate_in_blocks("control", 5, skip_blocks=-1))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
@@ -80,6 +81,26 @@ def test_the_same_cells_are_generated_from_controls_on_disk(screen, tmp_path, ca
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_comparison_from_disk_is_one_from_memory(screen, tmp_path, capsys, monkeypatch, dropped):
+    adata = anndata.read_h5ad(screen)
+    adata.obs["perturbation"] = adata.obs["perturbation"].astype(object)
+    if dropped:
+        adata.obs.loc[adata.obs_names[::9], "perturbation"] = None
+    adata.write_h5ad(tmp_path / "screen.h5ad")
+    words = [str(tmp_path / "screen.h5ad"), *SETUP, "--models", "mlp/pca", "--budget.steps", "2", "--model.space_kwargs.n_components", "4"]
+    words += ["--setup.drop_missing", "true", "--split", "unseen_combination", "--learning_curve", "[0.5]"]
+    for place in ("memory", "disk"):
+        if place == "disk":
+            monkeypatch.setattr(feed, "SHARE", 0.0)
+            monkeypatch.setattr(stored, "_known", {})
+        assert main(["compare", *words, "--out", str(tmp_path / place)]) == 0
+        assert ("cells stay on disk" in capsys.readouterr().out) == (place == "disk")
+    a, b = (pd.read_csv(tmp_path / place / "table.csv") for place in ("memory", "disk"))
+    assert len(a) > 100 and "mlp/pca" in set(a["method"])
+    pd.testing.assert_frame_equal(a, b, rtol=1e-4, atol=1e-6)  # means of effects are summed in the order of storage
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -92,3 +113,25 @@ def test_what_is_wrong_is_said_in_one_line(screen, words, said, capsys):
     assert main(["convert", str(screen), *words]) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 1
+
+
+def test_a_cache_is_verified_to_its_last_byte(screen, tmp_path, capsys):
+    path = tmp_path / "screen.h5ad"
+    path.write_bytes(screen.read_bytes())
+    assert main(["convert", str(path), "--verify"]) == 2
+    assert "has no cache" in capsys.readouterr().err
+    assert main(["convert", str(path), *SETUP, "--quiet"]) == 0
+    assert main(["convert", str(path), "--verify", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["whole"]
+    pairs = tmp_path / "screen.h5ad.cells" / "pairs.bin"
+    content = bytearray(pairs.read_bytes())
+    content[-1] ^= 1
+    pairs.write_bytes(content)
+    assert main(["convert", str(path), "--verify"]) == 2
+    assert "pairs.bin is not what was written" in capsys.readouterr().err
+    content[-1] ^= 1
+    pairs.write_bytes(content)
+    with path.open("r+b") as handle:
+        handle.truncate(handle.seek(0, 2) - 1)
+    assert main(["convert", str(path), "--verify"]) == 2
+    assert "as it was before it changed" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from counterflow.training import FlowTraining, ema_update
 def test_the_memory_of_the_average_grows_with_the_updates():
     averaged, current = torch.tensor([1.0]), torch.tensor([3.0])
     for n, beta in ((0, 1 / 10), (8, 0.5), (10**7, 0.9999)):
-        torch.testing.assert_close(ema_update(averaged, current, torch.tensor(n)), beta * averaged + (1 - beta) * current)
+        torch.testing.assert_close(ema_update(averaged.clone(), current, torch.tensor(n)), beta * averaged + (1 - beta) * current)
     assert ema_update(torch.tensor(4), torch.tensor(5), 3) == 5  # a counter is not averaged
 
 

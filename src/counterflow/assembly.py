@@ -72,7 +72,7 @@ def assemble(
             **config["backbone_kwargs"],
         )
         chosen = {name: config[name] for name in ("source", "coupling", "prediction", "time", "condition_dropout")}
-        return FlowModule(backbone, encoder, state_shape, **chosen).eval()
+        return FlowModule(backbone, encoder, state_shape, **chosen, mmd_weight=config.get("mmd_weight", 0.0)).eval()
 
 
 def _accepted(callee: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class CellAnswers:
         on_unknown: Literal["error", "mean"] = "error",
         decoder: str | None = None,
         precision: Literal["32-true", "bf16-mixed"] = "32-true",
+        combine: Literal["encoder", "algebra"] = "encoder",
         mode: Literal["abduct", "sample"] | None = None,
         missing_genes: Literal["error", "zero"] = "error",
         compile: bool = False,
@@ -106,6 +107,8 @@ class CellAnswers:
             From expected counts to counts: ``calibrated`` (default in pca, latent), ``transport``, ``sample``, ``round`` (default in raw).
         precision
             ``bf16-mixed``: the network computes in bfloat16, in half the time or less where the processor can; states stay in fp32.
+        combine
+            How the flow reads a combination: ``encoder``, its parts pooled as learnt, or ``algebra``, the sum of what each part alone does.
         mode
             Where the flow starts at noise: ``abduct`` follows each control cell back to the noise that it came from and from there forth
             under the other condition (default), ``sample`` draws new noise for it (default of ``sde`` and ``genot``).
@@ -128,7 +131,7 @@ class CellAnswers:
         A cell comes out alike in any company, but where the model keeps no control cells of its context (a new donor, or
         ``keep_controls=0``): there the means are set on the given cells together.
         """
-        how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed, decoder, precision, mode)
+        how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed, decoder, precision, combine, mode)
         return stack(list(self._predicted(adata, conditions, n_cells, how, on_unknown, missing_genes, compile, None)), self.setup)
 
     def predict_in_blocks(
@@ -142,6 +145,7 @@ class CellAnswers:
         missing_genes: Literal["error", "zero"] = "error",
         compile: bool = False,
         cells_per_block: int = 4096,
+        skip_blocks: int = 0,
         progress: bool = True,
     ) -> Iterator[AnnData]:
         """The cells of `predict`, to the bit, some at a time: as many as are wanted, in bounded memory.
@@ -154,10 +158,12 @@ class CellAnswers:
             Solver, steps, guidance, seed and decoder; ``None``: the defaults of `predict`.
         cells_per_block
             At most so many cells of one condition come together.
+        skip_blocks
+            The first blocks, which are there already, are not computed.
         progress
             Show a bar with the time left, where somebody watches.
         """
-        how, most = sampling or Sampling(), Blocks(cells_per_block, progress)
+        how, most = sampling or Sampling(), Blocks(cells_per_block, progress, skip_blocks)
         return self._predicted(adata, conditions, n_cells, how, on_unknown, missing_genes, compile, most)
 
     def _predicted(
@@ -188,8 +194,10 @@ class CellAnswers:
                 rows = np.sort(np.concatenate([draw.permutation(rows) for _ in range(-(-n_cells // len(rows)))])[:n_cells])
             asked.append(rows)
         uns = made_by(self.config, how, specs, self.setup) | {"genes": genes}
+        at_hand = None  # what all blocks of a condition share is found once
         for i, part in blocks_of([len(rows) for rows in asked], most):
-            if part.start == 0:
+            if i != at_hand:
+                at_hand = i
                 rows, used, at = asked[i], *np.unique(asked[i], return_inverse=True)
                 some = cells.rows(used)  # each once, however often it is used
                 support = support_labels(specs[i], some, self.vocabulary)
@@ -241,10 +249,12 @@ class CellAnswers:
         solver: str | None = None,
         n_steps: int | None = None,
         cells_per_block: int = 4096,
+        skip_blocks: int = 0,
         progress: bool = True,
     ) -> Iterator[AnnData]:
         """The cells of `generate`, to the bit, some at a time; see `predict_in_blocks`."""
-        return self._generated(conditions, n_cells, covariates, seed, solver, n_steps, Blocks(cells_per_block, progress))
+        most = Blocks(cells_per_block, progress, skip_blocks)
+        return self._generated(conditions, n_cells, covariates, seed, solver, n_steps, most)
 
     def _generated(
         self,
@@ -270,8 +280,10 @@ class CellAnswers:
         device, origins = next(self.module.parameters()).device, self._origins()
         calibrated = self.rule is not None and self.space.decoder == "transport"
         uns, asked = made_by(self.config, how, specs, self.setup), [matching_rows(obs, dict(table.iloc[i])) for i in range(len(specs))]
+        at_hand = None
         for i, part in blocks_of([n_cells] * len(specs), most):
-            if part.start == 0:
+            if i != at_hand:
+                at_hand = i
                 rows = np.random.default_rng([seed, 2]).choice(asked[i], n_cells)
                 used, at = np.unique(rows, return_inverse=True)
                 some = cells.rows(used)  # each once, however often it is used

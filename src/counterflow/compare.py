@@ -20,6 +20,7 @@ import pandas as pd
 
 from counterflow import backbones, spaces
 from counterflow.budget import Budget, width_for
+from counterflow.data.file_rows import is_on_disk, some_cells
 from counterflow.data.genes import CHOICE, choose_genes
 from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.split_file import SEPARATOR, Keys, Split, condition_table, data_hash
@@ -67,7 +68,7 @@ class Task:
         names, chosen = _training_conditions(adata)
         keep = set(np.random.default_rng(self.seed).permutation(chosen)[: _n_conditions(self.share, len(chosen))])
         aside = names.isin(set(chosen) - keep).to_numpy() & (adata.obs[SPLIT_COLUMN] == "train").to_numpy()
-        return adata[~aside].copy()
+        return some_cells(adata, ~aside)
 
 
 def _n_conditions(share: float, n: int) -> int:
@@ -163,6 +164,8 @@ def compare(
     """
     budget = Budget(budget_steps, budget_seconds, budget_parameters)
     model_options, train_options = dict(model_options or {}), dict(train_options or {})
+    if (train_options.get("devices", 1), train_options.get("num_nodes", 1)) != (1, 1):
+        raise ConfigError("a comparison gives every model the same processor time: devices=1 (fit takes more)")
     for name in models:
         _backbone_and_space(name)
     if not all(0 < share < 1 for share in learning_curve):
@@ -318,7 +321,7 @@ def _keys(setup: Setup) -> Keys:
 def _with_split(adata: AnnData, split: str | Split | os.PathLike[str] | None) -> tuple[AnnData, Split | None]:
     """A copy of `adata` with the split in one column, and the split."""
     setup = setup_of(adata)
-    held_out = adata.copy()
+    held_out = some_cells(adata, np.arange(adata.n_obs)) if is_on_disk(adata) else adata.copy()
     if split is None:
         if setup.split_key is None:
             raise ConfigError(f"nothing is held out: name a split ({', '.join(SPLITS)}), give a split file, or declare split_key")

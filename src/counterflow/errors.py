@@ -27,6 +27,10 @@ class DivergenceError(CounterflowError, ArithmeticError):
     """A model computes values that are no finite numbers."""
 
 
+class ProcessError(CounterflowError):
+    """Another of the processes that train a model ended."""
+
+
 class CounterflowWarning(UserWarning):
     """Something that does not stop the work, but changes what it means. The command line prints it to stderr, once."""
 

@@ -17,6 +17,7 @@ _BLOCKS = 200 * 2**20  # of its cells, read one after the other
 _DECODER = 120 * 2**20  # the Poisson decoder of pca, on at most 5,000 cells
 _PER_WEIGHT = 4 * 5  # weight, gradient, two moments of the optimiser, average
 _LOOK_UP = 2 * 2**30  # larger states are encoded batch by batch
+SHARE = 0.5  # of the memory that may be taken, for the cells: what takes more stays on disk
 STEP_SECONDS = 0.024  # of the default network and batch, on one core
 
 

@@ -23,7 +23,8 @@ from counterflow.data.ledger import CellKeys, Ledger
 from counterflow.data.schema import Setup, declare, setup_of
 from counterflow.data.screen import Screen, read_screen
 from counterflow.data.source import in_memory
-from counterflow.data.stored import warn_of_place
+from counterflow.data.stored import warn_of_place, writable
+from counterflow.devices import is_first
 from counterflow.effect_answers import EffectAnswers
 from counterflow.effects.intervals import Intervals
 from counterflow.errors import ConfigError
@@ -70,6 +71,8 @@ class CounterFlow(EffectAnswers):
         ``additive``: means come from the measured rule, and the flow learns what the sum of the parts misses (default with a control
         source; fits the flow two more times on less data to learn how far it is trusted). ``none``: the flow learns the whole effect
         (default with noise).
+    mmd_weight
+        Weight of a distributional term in the loss; 0 is the plain flow.
     n_top_genes
         Model this many highly variable genes (and the perturbed ones); ``None`` models all genes of the file.
     keep_controls
@@ -104,6 +107,7 @@ class CounterFlow(EffectAnswers):
         anchor: Literal["additive", "none"] | None = None,
         time: Literal["uniform", "logit_normal", "mode"] | None = None,
         condition_dropout: float = 0.1,
+        mmd_weight: float = 0.0,
         n_top_genes: int | None = None,
         keep_controls: int = 256,
         seed: int = 0,
@@ -226,7 +230,7 @@ class CounterFlow(EffectAnswers):
         lr: float | None = None,
         weight_decay: float = 1e-2,
         accelerator: str = "auto",
-        devices: Any = "auto",
+        devices: Any = 1,
         batch_size: int = 512,
         precision: Any = "32-true",
         early_stopping: bool = False,
@@ -237,6 +241,8 @@ class CounterFlow(EffectAnswers):
         max_seconds: float | None = None,
         set_size: int = 64,
         compile: bool = False,
+        strategy: Any = "auto",
+        num_nodes: int = 1,
         run_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
         callbacks: Sequence[Any] = (),
@@ -265,6 +271,9 @@ class CounterFlow(EffectAnswers):
             Resume although the cells are not those that the checkpoint was trained on.
         memory_limit
             Gigabytes the fit may take, by an estimate made before it begins; ``None``: what is free.
+        devices, num_nodes, strategy
+            How many devices train, on how many machines, and how Lightning joins them (``ddp``); the sets of a step are shared, so the
+            result is that of one device, but for the last digits. See ``docs/devices.md``.
         compile
             Train through `torch.compile`, for long fits: starts after a minute or more, then may run faster. Needs a C++ compiler.
         run_dir
@@ -281,6 +290,8 @@ class CounterFlow(EffectAnswers):
                 raise ConfigError(f"{name}={value}: must be at least 1")
         if max_seconds is not None and (max_steps is not None or max_epochs is not None or max_seconds <= 0):
             raise ConfigError(f"max_seconds={max_seconds:g} must be positive, and max_steps and max_epochs left out: the time decides")
+        if max_seconds is not None and (devices, num_nodes) != (1, 1):
+            raise ConfigError("max_seconds measures the processor seconds of one process: give max_steps or max_epochs, or devices=1")
         lr = learning_rate(self.config["backbone"]) if lr is None else lr
         if lr <= 0 or weight_decay < 0:
             raise ConfigError(f"lr={lr:g} must be positive and weight_decay={weight_decay:g} must not be negative")
@@ -308,7 +319,7 @@ class CounterFlow(EffectAnswers):
         plan: dict[str, Any] = {"n_sets": n_sets, "set_size": set_size, "seed": seed, "start": 0, "stop": max_steps}
         options: dict[str, Any] = {
             "lr": lr, "weight_decay": weight_decay, "seed": seed, "progress": progress, "accelerator": accelerator, "devices": devices,
-            "precision": precision, "compile": compile, **trainer_kwargs,
+            "strategy": strategy, "num_nodes": num_nodes, "precision": precision, "compile": compile, **trainer_kwargs,
         }  # fmt: skip
         recipe = Recipe(
             lambda seen: self.build_module(order, seen),
@@ -379,16 +390,21 @@ class CounterFlow(EffectAnswers):
     def save(
         self, dir_path: str | os.PathLike[str], prefix: str | None = None, overwrite: bool = False, save_anndata: bool = False
     ) -> None:
-        """Write safetensors and JSON to the directory `dir_path` (or ``dir_path/prefix``); the data are not needed to load it."""
+        """Write safetensors and JSON to the directory `dir_path` (or ``dir_path/prefix``); the data are not needed to load it.
+
+        Of several processes that trained the model, the first writes it.
+        """
         from counterflow import saving
 
         self._check_trained()
+        if not is_first():
+            return
         path = Path(dir_path) / prefix if prefix else Path(dir_path)
         saving.save(self, path, overwrite=overwrite)
         if save_anndata:
             if self.adata is None:
                 raise ConfigError("save_anndata=True, but this model was loaded without data")
-            self.adata.write_h5ad(path / "adata.h5ad")
+            writable(self.adata, self.setup).write_h5ad(path / "adata.h5ad")
 
     @classmethod
     def load(

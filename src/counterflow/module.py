@@ -11,8 +11,9 @@ from counterflow.conditions.encoder import ConditionEncoder
 from counterflow.errors import ConfigError, near
 from counterflow.flow.choose import choose
 from counterflow.flow.coupling import COUPLINGS, Coupling, couple, genot
-from counterflow.flow.guidance import bind, classifier_free, contrast
-from counterflow.flow.path import Prediction, flow_loss, interpolate
+from counterflow.flow.discrepancy import group_mmd
+from counterflow.flow.guidance import bind, classifier_free, composed, contrast
+from counterflow.flow.path import Prediction, flow_loss, interpolate, to_velocity, x1_hat
 from counterflow.flow.time import TIMES, TimeSampler
 from counterflow.memory import in_chunks, kept_per_cell
 from counterflow.nn.labels import LabelTable
@@ -21,6 +22,7 @@ from counterflow.types import Batch, Condition, ConditionIds, Velocity
 Source = Literal["control", "noise"]
 SOURCES = ("control", "noise")
 GUIDANCE = ("contrast", "classifier_free")
+COMBINE = ("encoder", "algebra")
 
 
 class FlowModule(nn.Module):
@@ -42,6 +44,8 @@ class FlowModule(nn.Module):
         Density of flow times in training.
     condition_dropout
         Probability that a cell's perturbation is replaced by the null, and that each of its covariates is.
+    mmd_weight
+        Weight of a second term of the loss: how far the predicted end points of each group are from its cells as a distribution.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class FlowModule(nn.Module):
         prediction: Prediction = "v",
         time: str | TimeSampler = "uniform",
         condition_dropout: float = 0.1,
+        mmd_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if source not in SOURCES:
@@ -67,7 +72,9 @@ class FlowModule(nn.Module):
         self.backbone, self.encoder = backbone, encoder
         self.source, self.coupling, self.prediction = source, coupling, prediction
         self.time = choose(time, TIMES, "time")
-        self.condition_dropout = condition_dropout
+        if mmd_weight < 0:
+            raise ConfigError(f"mmd_weight={mmd_weight:g} must not be negative")
+        self.condition_dropout, self.mmd_weight = condition_dropout, mmd_weight
         self._kept: int | None = None  # bytes per cell, measured at the first loss
         n_features = int(torch.Size(state_shape).numel())
         self.origin = nn.Linear(n_features, encoder.width) if coupling == "genot" else None  # reads the paired control cell
@@ -85,17 +92,25 @@ class FlowModule(nn.Module):
         else:
             x0 = torch.randn(x1.shape, generator=generator).to(x1)
         x_t, velocity = interpolate(x0, x1, t)
-        condition = self._dropped_condition(batch.ids, generator)
+        condition = self._dropped_condition(batch.ids, generator, batch.own)
+        if batch.own is not None:  # pairing and random numbers are those of the whole step, whoever computes it
+            x_t, t, velocity = (value[batch.own] for value in (x_t, t, velocity))
+            origin = None if origin is None else origin[batch.own]
         heard = self._with_origin(condition, origin)
         if self._kept is None:
             self._kept = kept_per_cell(self.backbone, x_t, t, heard)
         output = in_chunks(self.backbone, x_t, t, heard, self._kept)
-        return flow_loss(output, x_t, t, velocity, prediction=self.prediction).mean()
+        loss = flow_loss(output, x_t, t, velocity, prediction=self.prediction).mean()
+        if self.mmd_weight:
+            own = slice(None) if batch.own is None else batch.own
+            predicted = x1_hat(x_t, t, to_velocity(output, x_t, t, self.prediction))
+            loss = loss + self.mmd_weight * group_mmd(predicted, x1[own], batch.group[own])
+        return loss
 
-    def _dropped_condition(self, ids: ConditionIds, generator: torch.Generator) -> Condition:
+    def _dropped_condition(self, ids: ConditionIds, generator: torch.Generator, own: Tensor | None) -> Condition:
         drop = (torch.rand(len(ids.time), generator=generator) < self.condition_dropout).to(ids.time.device)
         keep = (torch.rand(ids.covariates.shape, generator=generator) >= self.condition_dropout).to(ids.covariates.device)
-        return self.encoder(ids._replace(covariates=ids.covariates * keep), drop, generator if self.training else None)
+        return self.encoder(ids._replace(covariates=ids.covariates * keep), drop, generator if self.training else None, own)
 
     def _with_origin(self, condition: Condition, origin: Tensor | None) -> Condition:
         if self.origin is None or origin is None:
@@ -113,19 +128,38 @@ class FlowModule(nn.Module):
         guidance: float = 1.0,
         guidance_kind: Literal["contrast", "classifier_free"] = "contrast",
         guidance_interval: tuple[float, float] | None = None,
+        combine: Literal["encoder", "algebra"] = "encoder",
     ) -> Velocity:
-        """The velocity under `ids`, guided when `guidance` is not 1. `origin`: the control cells, read by ``genot`` only."""
+        """The velocity under `ids`, guided when `guidance` is not 1. `origin`: the control cells, read by ``genot`` only.
+
+        Of a combination either as the encoder pools its parts, or as the sum of what each part alone does (``algebra``).
+        """
         if guidance_kind not in GUIDANCE:
             raise ConfigError(f"guidance_kind={guidance_kind!r} is unknown: {near(guidance_kind, GUIDANCE)}")
+        if combine not in COMBINE:
+            raise ConfigError(f"combine={combine!r} is unknown: {near(combine, COMBINE)}")
         plain = self._bound(self.encoder(ids), origin)
+        if combine == "algebra" and ids.perturbation.shape[1] > 1:
+            parts = [self._bound(self.encoder(one), origin) for one in _single_parts(ids)]
+            plain = composed(self._bound(self.encoder(_nothing(ids)), origin), parts)
         if guidance == 1.0:
             return plain
         if guidance_kind == "contrast":
-            nothing = torch.zeros_like(ids.perturbation)
-            control = ids._replace(perturbation=nothing, dose=torch.zeros_like(ids.dose), time=torch.zeros_like(ids.time))
-            return contrast(plain, self._bound(self.encoder(control), origin), guidance, guidance_interval)
+            return contrast(plain, self._bound(self.encoder(_nothing(ids)), origin), guidance, guidance_interval)
         everyone = torch.ones(len(ids.time), dtype=torch.bool, device=ids.time.device)
         return classifier_free(plain, self._bound(self.encoder(ids, everyone), origin), guidance, guidance_interval)
 
     def _bound(self, condition: Condition, origin: Tensor | None) -> Velocity:
         return bind(self.backbone, self._with_origin(condition, origin), self.prediction)
+
+
+def _nothing(ids: ConditionIds) -> ConditionIds:
+    """The control in the same context."""
+    zeros = torch.zeros_like(ids.perturbation)
+    return ids._replace(perturbation=zeros, dose=torch.zeros_like(ids.dose), time=torch.zeros_like(ids.time))
+
+
+def _single_parts(ids: ConditionIds) -> list[ConditionIds]:
+    """Each part of the combinations alone, in the same context; where a cell has fewer parts, the control."""
+    some = (ids.perturbation > 0).any(0).nonzero().flatten().tolist()
+    return [ids._replace(perturbation=ids.perturbation[:, k : k + 1], dose=ids.dose[:, k : k + 1]) for k in some]

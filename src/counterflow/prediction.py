@@ -60,6 +60,7 @@ class Sampling:
     seed: int = 0
     decoder: str | None = None
     precision: str = "32-true"
+    combine: Literal["encoder", "algebra"] = "encoder"
     mode: Literal["abduct", "sample"] | None = None
 
     def inverts(self, source: str, coupling: object) -> bool:
@@ -170,7 +171,12 @@ def solve(
     origin = control if module.origin is not None else None
     ids, factual = _once(ids, module), _once(factual, module)
     guided = module.velocity(
-        ids, origin=origin, guidance=how.guidance, guidance_kind=how.guidance_kind, guidance_interval=how.guidance_interval
+        ids,
+        origin=origin,
+        guidance=how.guidance,
+        guidance_kind=how.guidance_kind,
+        guidance_interval=how.guidance_interval,
+        combine=how.combine,
     )
     last = last_step_euler if module.prediction == "x" else None
     if module.source == "control":
@@ -335,24 +341,29 @@ def occurrences(names: Sequence[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Blocks:
-    """How a prediction is cut: at most so many cells together, and whether a bar is shown."""
+    """How a prediction is cut: at most so many cells together, whether a bar is shown, and how many blocks are there already."""
 
     cells: int
     progress: bool
+    skipped: int = 0
 
     def __post_init__(self) -> None:
         if self.cells < 1:
             raise ConfigError(f"cells_per_block={self.cells}: at least one cell must come at a time")
+        if self.skipped < 0:
+            raise ConfigError(f"skip_blocks={self.skipped}: must not be negative")
 
 
 def blocks_of(sizes: Sequence[int], most: Blocks | None) -> Iterator[tuple[int, slice]]:
     """(number of the condition, its cells), condition after condition; every one at once, where nothing limits them."""
     step = BLOCK * max(1, -(-most.cells // BLOCK)) if most is not None else max([1, *sizes])  # whole blocks of the solver: no padding
     parts = [(i, slice(start, min(start + step, n))) for i, n in enumerate(sizes) for start in range(0, n, step)]
+    done, parts = (parts[: most.skipped], parts[most.skipped :]) if most is not None else ([], parts)
     if most is None or not most.progress:
         yield from parts
         return
-    yield from tracked(parts, "generating cells", [part.stop - part.start for _, part in parts])
+    sizes, before = ([part.stop - part.start for _, part in some] for some in (parts, done))
+    yield from tracked(parts, "generating cells", sizes, sum(before))
 
 
 def made_by(config: dict[str, Any], how: Sampling, specs: Sequence[ConditionSpec], setup: Setup) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Recipe:
 
     def steps_within(self, seconds: float, cells: Screen, states: States) -> int:
         """Optimiser steps of each fit that take this many processor seconds in all, from what a few of them take; at least 1."""
-        from counterflow.training import Stopwatch
+        from counterflow.callbacks import Stopwatch
 
         started = time.process_time()
         watch = Stopwatch(_TIMED_SHARE * seconds)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "lightning", "scvi-tools", "scanpy", "anndata", "numpy", "scipy")
 
+_WHERE = ("train.devices", "train.num_nodes", "train.strategy")
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -181,8 +183,11 @@ class RunDirectory:
             os.close(handle)
 
     def check_same(self, config: Mapping[str, Any], facts: Mapping[str, Any], *, force_data: bool = False) -> dict[str, Any]:
-        """A resumed run must have the options, the data and the split it was started with; returns what is to be kept of changes."""
-        changed = differences(self.read_config(), config)
+        """A resumed run must have the options, the data and the split it was started with; returns what is to be kept of changes.
+
+        The number of devices may be another: the result is the same, but for the last digits.
+        """
+        changed = [name for name in differences(self.read_config(), config) if name not in _WHERE]
         if changed:
             raise ConfigError(
                 f"this run was started with other options ({', '.join(changed[:5])}): resume it with --config {os.fspath(self.config)}, "
@@ -244,7 +249,7 @@ def fingerprint(adata: AnnData, setup: Setup, path: str) -> dict[str, Any]:
     from counterflow.data.source import batches
 
     digest = hashlib.sha256(json.dumps([list(map(str, adata.var_names)), sorted(setup.obs_keys)]).encode())
-    obs = pd.DataFrame({key: texts(adata.obs[key]) for key in setup.obs_keys}, index=adata.obs.index)
+    obs = pd.DataFrame({key: texts(adata.obs[key]).to_numpy() for key in setup.obs_keys}, index=adata.obs.index)
     digest.update(pd.util.hash_pandas_object(obs, index=True).to_numpy().tobytes())
     counts, _ = read_counts(adata, setup)
     of_cells, of_genes = np.zeros(counts.shape[0]), np.zeros(counts.shape[1])

@@ -6,12 +6,9 @@ log), nothing of the next one has begun. So a run that was killed anywhere goes 
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import os
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,26 +16,23 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import lightning as L
-import numpy as np
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from counterflow.checkpoint import write_whole
+from counterflow.callbacks import History, Keeper, WholeFile
 from counterflow.compiling import compiled
 from counterflow.data.datamodule import StepDataset
 from counterflow.data.images import ImageSteps
+from counterflow.devices import common, looked_at, mean_of_all, names_of_all, share_of, with_the_others
 from counterflow.diffusion.module import DiffusionModule
 from counterflow.errors import CheckpointError, ConfigError, DataError
 from counterflow.module import FlowModule
 from counterflow.processor import at_work
 from counterflow.resuming import forget, identity, read_state
-from counterflow.stopping import StoppedBetweenSteps, StopRequest, between_steps
-from counterflow.types import Batch, ConditionIds
-
-_LOOK_EVERY = 20  # steps between looks at the loss on an accelerator
+from counterflow.stopping import between_steps
+from counterflow.types import Batch
 
 Objective: TypeAlias = FlowModule | DiffusionModule
 Steps: TypeAlias = StepDataset | ImageSteps
@@ -64,10 +58,10 @@ class FlowTraining(L.LightningModule):
         """Loss of one batch; stops the run when it is not finite."""
         del batch_idx
         loss = self.module.loss(batch, self.step_generator(self.global_step))
-        looked_at = loss.device.type == "cpu" or self.global_step % _LOOK_EVERY == 0  # asking an accelerator makes it wait
-        if looked_at and not torch.isfinite(loss):
-            raise DataError(self._not_finite(f"the loss became {float(loss.detach())}", batch))
-        self.log("train_loss", loss, prog_bar=True)
+        of_all = mean_of_all(self.trainer, loss)
+        if looked_at(loss.device, self.global_step) and not torch.isfinite(of_all):
+            raise common(DataError(self._not_finite(f"the loss became {float(of_all.detach())}", batch)))
+        self.log("train_loss", of_all, prog_bar=True)
         return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -78,7 +72,7 @@ class FlowTraining(L.LightningModule):
     def check_weights(self) -> None:
         """Raise if a weight is not finite."""
         if not all(bool(torch.isfinite(weight).all()) for weight in self.parameters()):
-            raise DataError(self._not_finite("weights became NaN or infinite", None))
+            raise common(DataError(self._not_finite("weights became NaN or infinite", None)))
 
     def _not_finite(self, what: str, batch: Batch | None) -> str:
         sets = "" if batch is None else self._odd_sets(batch)
@@ -91,19 +85,18 @@ class FlowTraining(L.LightningModule):
     def _odd_sets(self, batch: Batch) -> str:
         """Which sets of a batch have a loss that is not finite, by the names of their groups."""
         odd = []
+        if batch.own is not None:
+            batch = batch.rows(batch.own)
         for group in batch.group.unique().tolist():
-            rows = batch.group == group
-            ids = ConditionIds(*(column[rows] for column in batch.ids))
-            control = None if batch.control is None else batch.control[rows]
-            part = Batch(batch.target[rows], control, ids, batch.group[rows], batch.library[rows])
-            if not torch.isfinite(self.module.loss(part, self.step_generator(self.global_step))):
+            if not torch.isfinite(self.module.loss(batch.rows(batch.group == group), self.step_generator(self.global_step))):
                 odd.append(self.names[group] if group < len(self.names) else str(group))
+        odd = names_of_all(self.trainer, odd)
         return f" in {len(odd)} of its sets ({', '.join(map(repr, odd[:3]))})" if odd else ""
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss on validation conditions with the same noise every time."""
         loss = self.module.loss(batch, self.step_generator(-1 - batch_idx & 0xFFFFFFFF))
-        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.target))
+        self.log("val_loss", mean_of_all(self.trainer, loss), prog_bar=True, batch_size=len(batch.target))
 
     def configure_optimizers(self) -> Any:
         """AdamW; linear warm-up, then cosine to zero."""
@@ -129,9 +122,9 @@ class FlowTraining(L.LightningModule):
 
 
 def ema_update(averaged: Tensor, current: Tensor, n: Tensor | int) -> Tensor:
-    """Exponential moving average whose memory grows with the number of updates: beta = min(.9999, (1 + n) / (10 + n))."""
+    """Exponential moving average, in place, whose memory grows with the number of updates: beta = min(.9999, (1 + n) / (10 + n))."""
     beta = min(0.9999, (1 + int(n)) / (10 + int(n)))
-    return averaged.lerp(current, 1 - beta) if averaged.is_floating_point() else current
+    return averaged.lerp_(current.to(averaged.dtype), 1 - beta) if averaged.is_floating_point() else current
 
 
 def fit(
@@ -149,7 +142,7 @@ def fit(
     resume_from: str | os.PathLike[str] | None = None,
     progress: bool = True,
     accelerator: str = "auto",
-    devices: Any = "auto",
+    devices: Any = 1,
     precision: Any = "32-true",
     compile: bool = False,
     callbacks: Sequence[L.Callback] = (),
@@ -165,11 +158,11 @@ def fit(
     `data`, a fingerprint, goes into the checkpoint; a run on other data is resumed with `force_data` only.
     A fit without a `run_dir` of its own keeps its state in the directory `parts`, and goes on from the one it finds there.
     """
-    state = None
+    state = forgotten = None
     if run_dir is not None:
         state = Path(run_dir) / "checkpoints" / "last.ckpt"
         if resume_from is None:
-            forget(state.parent)
+            forgotten = state.parent
         elif trainer_kwargs.get("accumulate_grad_batches", 1) != 1:
             raise ConfigError(
                 "a run with accumulate_grad_batches cannot be resumed to the same bits: start anew, better with a larger batch"
@@ -219,36 +212,52 @@ def fit(
             plugins=[WholeFile(), *(plugins if isinstance(plugins, (list, tuple)) else [plugins])],
             **trainer_kwargs,
         )
-        trainer.fit(
-            training,
-            _loader(train),
-            None if val is None else _loader(val),
-            ckpt_path=None if resume_from is None else os.fspath(resume_from),
-            weights_only=True,
-        )
+        shared = Shared(train, val, trainer)
+        if forgotten is not None and trainer.is_global_zero:
+            forget(forgotten)
+        with with_the_others(trainer):
+            trainer.fit(training, shared, ckpt_path=None if resume_from is None else os.fspath(resume_from), weights_only=True)
     training.check_weights()
-    module.eval()
+    module.float().eval()  # whatever precision it was trained in
     return history.rows
 
 
-def _loader(steps: Steps) -> DataLoader[Batch]:
-    """Batches as they come; the generator is there because a loader without one draws from the caller's."""
-    return DataLoader(steps, batch_size=None, generator=torch.Generator())
+class Shared(L.LightningDataModule):
+    """The steps of a fit, and of these what each process computes; whether they can be shared is known before any is started."""
+
+    def __init__(self, train: Steps, val: Steps | None, trainer: L.Trainer) -> None:
+        super().__init__()
+        self.train, self.val = train, val
+        train.share(*share_of(trainer))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Training steps."""
+        return self._loader(self.train)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """Validation steps, if any."""
+        return [] if self.val is None else self._loader(self.val)
+
+    def _loader(self, steps: Steps) -> DataLoader[Batch]:
+        """Batches as they come; the generator is there because a loader without one draws from the caller's."""
+        return DataLoader(steps.share(*share_of(self.trainer)), batch_size=None, generator=torch.Generator())
 
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Lightning's advice on devices, workers and loggers is not the user's business; errors still raise."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")
             warnings.filterwarnings("ignore", module="torch.utils.*")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _finished(content: dict[str, Any], training: FlowTraining, history: History) -> list[dict[str, float]]:
@@ -260,115 +269,6 @@ def _finished(content: dict[str, Any], training: FlowTraining, history: History)
     history.load_state_dict(content["callbacks"][history.state_key])
     training.module.eval()
     return history.rows
-
-
-class WholeFile(TorchCheckpointIO):
-    """Checkpoints that are whole or not there, whenever the process, the disk or the machine gives up."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write beside, then rename."""
-        del storage_options
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_whole(Path(path), buffer.getbuffer())
-
-
-class Keeper(L.Callback):
-    """Writes the state of training every so many steps, at the end, and when the run is asked to stop."""
-
-    def __init__(self, path: Path | None, every: int) -> None:
-        self.path, self.every = path, every
-        self.request = StopRequest()
-        self.written = 0
-        self.finished = False
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lightning has its own handlers in place by now: ours come after."""
-        self.written = trainer.global_step
-        self.request.listen()
-
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Between two steps."""
-        stop = self.request.signum is not None
-        if stop or trainer.global_step % self.every == 0:
-            self._write(trainer)
-        if stop:
-            raise StoppedBetweenSteps
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The last state, before the averaged weights take the place of the others."""
-        self.finished, self.written = True, -1
-        self._write(trainer)
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """How long the run is to be, and whether it has come to its end."""
-        checkpoint["planned"], checkpoint["finished"] = trainer.max_steps, self.finished
-
-    def _write(self, trainer: L.Trainer) -> None:
-        if self.path is not None and trainer.global_step != self.written:
-            trainer.save_checkpoint(self.path)
-            self.written = trainer.global_step
-
-
-class History(L.Callback):
-    """Keeps what was logged, as `model.history` and in a CSV file; a resumed run goes on with the rows of before."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
-        self.rows: list[dict[str, float]] = []
-        self.latest: dict[str, float] = {}
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """One row every logging interval."""
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._look(trainer)
-            self.rows.append({"step": float(trainer.global_step), **self.latest})
-            self._write(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remembered for the next row."""
-        self._look(trainer)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The file is there even where nothing was logged."""
-        self._write(trainer)
-
-    def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
-        return {"rows": self.rows, "latest": self.latest}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From the checkpoint."""
-        self.rows, self.latest = list(state_dict["rows"]), dict(state_dict["latest"])
-
-    def _look(self, trainer: L.Trainer) -> None:
-        self.latest |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-
-    def _write(self, trainer: L.Trainer) -> None:
-        if self.path is None or not trainer.is_global_zero:
-            return
-        text = io.StringIO()
-        table = csv.DictWriter(text, ["step", *dict.fromkeys(name for row in self.rows for name in row if name != "step")])
-        table.writeheader()
-        table.writerows({**row, "step": int(row["step"]) - 1} for row in self.rows)
-        write_whole(self.path, text.getvalue().encode())
-
-
-class Stopwatch(L.Callback):
-    """Times optimiser steps in processor seconds, everything around them included, and stops when these are used up (after two steps)."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.ends: list[float] = []
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Note the time."""
-        self.ends.append(time.process_time())
-        trainer.should_stop = len(self.ends) > 2 and self.ends[-1] - self.ends[0] > self.seconds
-
-    def per_step(self) -> float:
-        """The median over the steps but the first, which also warms up."""
-        return float(np.median(np.diff(self.ends)))
 
 
 def _is_watched() -> bool:

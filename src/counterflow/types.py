@@ -51,6 +51,13 @@ class Batch(NamedTuple):
     ids: ConditionIds
     group: Int[Tensor, "b"]  # cells with equal group may be paired
     library: Float[Tensor, "b"]  # counts per target cell over all genes
+    own: Int[Tensor, "o"] | None = None  # rows that the network of this process sees, where several share a step; None: all
+
+    def rows(self, rows: Tensor) -> Batch:
+        """Some of the cells, as a batch of its own."""
+        ids = ConditionIds(*(column[rows] for column in self.ids))
+        control = None if self.control is None else self.control[rows]
+        return Batch(self.target[rows], control, ids, self.group[rows], self.library[rows])
 
 
 class Backbone(Protocol):

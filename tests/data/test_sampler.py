@@ -77,13 +77,15 @@ def test_a_set_holds_cells_of_one_group_and_controls_of_its_context(cells, group
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_share_the_global_step(groups, world_size):
+def test_ranks_share_the_sets_of_a_step(groups, world_size):
     whole = Sampler(groups, n_sets=8, set_size=16, seed=3)
-    for step in range(5):
-        shares = [Sampler(groups, 8, 16, seed=3, rank=rank, world_size=world_size).draw(step) for rank in range(world_size)]
-        for axis, expected in enumerate(whole.draw(step)):
-            together = np.stack([share[axis].reshape(-1, 16) for share in shares], axis=1).reshape(-1)
-            np.testing.assert_array_equal(together, expected)
+    ranks = [Sampler(groups, 8, 16, seed=3, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert sorted(np.concatenate([sampler.own() for sampler in ranks]).tolist()) == list(range(8 * 16))
+    for rank, sampler in enumerate(ranks):
+        assert np.unique(sampler.own() // 16).tolist() == list(range(rank, 8, world_size))
+        for step in range(5):
+            for part, expected in zip(sampler.draw(step), whole.draw(step), strict=True):
+                np.testing.assert_array_equal(part, expected)
 
 
 def test_large_groups_give_distinct_cells_and_small_ones_repeat_evenly(groups):
@@ -165,8 +167,8 @@ def test_no_cells_no_controls_wrong_lengths_unknown_weighting(cells):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_sets": 8, "world_size": 3}, "take n_sets=6"),
-        ({"n_sets": 2, "world_size": 3}, "take n_sets=3"),
+        ({"n_sets": 8, "world_size": 3}, "take batch_size=384"),
+        ({"n_sets": 2, "world_size": 3}, "take batch_size=192"),
         ({"n_sets": 0}, "at least 1"),
         ({"rank": 1}, "rank < world_size"),
         ({"seed": -1}, "seed at least 0"),

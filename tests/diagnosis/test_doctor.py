@@ -156,3 +156,44 @@ def test_real_files(name, split):
     diagnosis = doctor(path)
     assert diagnosis.setup is not None and diagnosis.setup.control == "control"
     assert diagnosis.split == split and diagnosis.problems == ()
+
+
+def _spoilt(kind: str) -> AnnData:
+    adata = simulate_screen(**SMALL, seed=2).adata
+    adata.obs["n_counts"] = np.asarray(adata.X.sum(1)).ravel() * 1.2
+    if kind == "layer":
+        adata.layers["counts"], adata.X = adata.X.copy(), adata.X.multiply(0.7).tocsr()
+    elif kind == "log1p":
+        adata.X = adata.X.multiply(1e4 / np.asarray(adata.X.sum(1))).tocsr().log1p().astype(np.float32)
+    elif kind == "nan":
+        adata.X.data[100] = np.nan
+    elif kind == "negative":
+        adata.X.data[100] = -1
+    elif kind == "dense":
+        adata.X = adata.X.toarray()
+    elif kind == "zeros":
+        adata.X = np.zeros(adata.shape, dtype=np.float32)
+    elif kind == "nothing recognised":
+        adata.obs = adata.obs[["n_counts"]]
+    return adata
+
+
+KINDS = {
+    "counts": "X: counts", "layer": "layers['counts']: counts", "log1p": "X: log1p", "nan": "NaN", "negative": "scaled or centred",
+    "dense": "X: counts", "zeros": "only zeros", "nothing recognised": "X: counts",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_file_is_looked_through_a_block_at_a_time(kind, tmp_path, monkeypatch):
+    path = tmp_path / "screen.h5ad"
+    _spoilt(kind).write_h5ad(path)
+    in_memory = doctor(path).to_dict()
+    assert KINDS[kind] in in_memory["matrix"]
+    monkeypatch.setattr("counterflow.diagnosis.doctor.SHARE", 0.0)
+    monkeypatch.setattr("counterflow.data.stored._known", {})
+    monkeypatch.setattr("counterflow.data.files.read_h5ad", None)
+    monkeypatch.setattr("counterflow.diagnosis.contents.raw_matrix", None)
+    monkeypatch.setattr("counterflow.data.schema.as_csr", None)
+    on_disk = doctor(path).to_dict()
+    assert {name: value for name, value in on_disk.items() if name != "needs"} == {k: v for k, v in in_memory.items() if k != "needs"}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from counterflow.flow.guidance import bind, classifier_free, contrast
+from counterflow.flow.guidance import bind, classifier_free, contrast, composed
 from counterflow.flow.solvers import euler
 from counterflow.types import Condition
 
@@ -71,3 +71,11 @@ def test_contrast_scales_the_effect_of_a_constant_velocity():
     control, perturbed = Counted(0.5), Counted(0.8)
     effect = [euler(contrast(perturbed, control, w), x, torch.linspace(0, 1, 5)) - 0.5 for w in (1.0, 3.0)]
     assert torch.allclose(effect[1], 3 * effect[0])
+
+
+def test_parts_are_added_up_and_one_part_is_itself():
+    control, a, b = (lambda x, t: x), (lambda x, t: x + 2), (lambda x, t: 3 * x)
+    x, t = torch.randn(4, 3), torch.tensor(0.3)
+    torch.testing.assert_close(composed(control, [a])(x, t), a(x, t))
+    torch.testing.assert_close(composed(control, [a, b])(x, t), x + 2 + 2 * x)
+    torch.testing.assert_close(composed(control, [])(x, t), x)

@@ -22,7 +22,8 @@ import pytest
 import torch
 
 from counterflow import CheckpointError, CounterFlow, checkpoint, training
-from counterflow.cli import main
+from counterflow.cli import feed, main
+from counterflow.data import h5_parts, h5_writer, stored
 from counterflow.data.simulate import SMALL, simulate_screen
 from counterflow.resuming import planned_steps
 
@@ -440,3 +441,82 @@ def test_what_a_dead_process_of_the_same_number_left_is_no_obstacle(tmp_path):
     assert checkpoint.read(tmp_path / "model")[2] == {"a": np.ones(1)}
     with pytest.raises(CheckpointError, match="holds no model"):
         checkpoint.read(tmp_path / "other")
+
+
+@pytest.mark.parametrize("place", ["file", "cache"])
+def test_a_fit_of_cells_on_disk_is_resumed_to_the_same_bits(screen, straight, tmp_path, monkeypatch, place):
+    path, run = str(tmp_path / "screen.h5ad"), tmp_path / "run"
+    shutil.copy(screen, path)
+    if place == "cache":
+        assert main(["convert", path, *FIT[:4], "--quiet"]) == 0
+    monkeypatch.setattr(feed, "SHARE", 0.0)  # nothing fits into memory
+    monkeypatch.setattr(stored, "_known", {})
+    for number, step in ((1, 8), (3, 4)):
+        assert ended(start(die_in_fit, number, step, path, run)) == -signal.SIGKILL
+    assert ended(start(go_on, path, run)) == 0
+    check_steps(run)
+    assert sorted(result(run)) == sorted(straight[0])
+    for name, content in result(run).items():
+        assert content == straight[0][name], name  # nobody interrupted that one, and all of its cells were in memory
+
+
+@pytest.mark.parametrize("new", [[], ["--new"]])
+def test_cells_are_generated_to_the_end_after_kills(screen, straight, tmp_path, capsys, new):
+    del straight  # it has everything imported
+    run = tmp_path / "run"
+    assert ended(start(fit, screen, run)) == 0
+    names = sorted(CounterFlow.load(run).vocabulary.seen)[:3]
+    words = [str(run), *(word for name in names for word in ("--condition", name)), "--n_cells", "300", *new]
+
+    def generate(out: Path, *more: str) -> int:
+        return main(["generate", *words, *more, "--out", str(out)])
+
+    def die_after(number: int, writes: int, out: Path) -> int:
+        """Kill this process some writes into a block."""
+        whole, append, begun = h5_parts.H5Parts.add, h5_writer._append, []
+
+        def counted(self, block):
+            begun.append(0)
+            return whole(self, block)
+
+        def deadly(*arguments):
+            append(*arguments)
+            begun[-1:] = [begun[-1] + 1]
+            if (len(begun), begun[-1]) == (number, writes):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        h5_parts.H5Parts.add, h5_writer._append = counted, deadly
+        return generate(out)
+
+    whole, out = tmp_path / "whole.h5ad", tmp_path / "killed" / "cells.h5ad"
+    assert generate(whole) == 0
+    assert ended(start(die_after, 2, 3, out)) == -signal.SIGKILL  # in the second block
+    assert ended(start(die_after, 2, 5, out)) == -signal.SIGKILL  # goes on with the second, dies in the third
+    assert len(list(out.with_name("cells.h5ad.partial").glob("part-*"))) == 2 and not out.exists()
+    capsys.readouterr()
+    assert generate(out, "--seed", "5") == 2
+    assert "cells of another request, which was interrupted (different: seed)" in capsys.readouterr().err
+    assert generate(out) == 0
+    assert "going on after the 2 blocks of cells" in capsys.readouterr().out
+    assert out.read_bytes() == whole.read_bytes() and [path.name for path in out.parent.iterdir()] == ["cells.h5ad"]
+    assert ended(start(die_after, 2, 3, out)) == -signal.SIGKILL
+    assert generate(out, "--seed", "5", "--overwrite") == 0 and out.read_bytes() != whole.read_bytes()
+
+
+def test_ctrl_c_keeps_the_cells_and_says_how_to_go_on(screen, straight, tmp_path, capsys, monkeypatch):
+    del straight
+    run, out, whole = tmp_path / "run", tmp_path / "cells.h5ad", h5_parts.H5Parts.add
+    assert ended(start(fit, screen, run)) == 0
+    names = sorted(CounterFlow.load(run).vocabulary.seen)[:2]
+    words = ["generate", str(run), *(word for name in names for word in ("--condition", name)), "--n_cells", "20", "--out", str(out)]
+
+    def stopped(self, block):
+        if self.n_done:
+            raise KeyboardInterrupt
+        whole(self, block)
+
+    monkeypatch.setattr(h5_parts.H5Parts, "add", stopped)
+    assert main(words) == 130
+    assert "1 blocks of cells are in" in (said := capsys.readouterr().err) and "same command again" in said
+    monkeypatch.undo()
+    assert main(words) == 0 and anndata.read_h5ad(out).n_obs == 40

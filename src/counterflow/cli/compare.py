@@ -7,8 +7,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from counterflow.cli.feed import read_or_open
 from counterflow.cli.parser import VerbParser
-from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, read_data, setup_from
+from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, setup_from
 from counterflow.data.schema import declare
 from counterflow.errors import ConfigError
 
@@ -50,9 +51,8 @@ def run(argv: Sequence[str]) -> None:
         raise ConfigError(f"--seeds {options.seeds}: at least one fit of each model")
     options.split_seed = options.seed if options.split_seed is None else options.split_seed
     path = data_path(options)
-    adata = read_data(path)
     declared = setup_from(options, path)
-    adata = only_kept(adata, declared)
+    adata = only_kept(read_or_open(path, declared, options.train.memory_limit, terminal), declared)
     declare(adata, declared)
     if options.split is None and declared.split_key is None:
         from counterflow.diagnosis.proposal import suggest_split

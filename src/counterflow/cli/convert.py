@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from counterflow.cli.parser import VerbParser
 from counterflow.cli.screen import setup_from
 from counterflow.errors import ConfigError
 
-EXAMPLE = "  counterflow convert screen.h5ad --setup.perturbation_key gene --setup.control non-targeting --setup.match_keys '[batch]'"
+if TYPE_CHECKING:
+    from counterflow.cli.terminal import Terminal
+
+EXAMPLE = """  counterflow convert screen.h5ad --setup.perturbation_key gene --setup.control non-targeting --setup.match_keys '[batch]'
+  counterflow convert screen.h5ad --verify"""
 
 
 def parser() -> VerbParser:
@@ -24,6 +30,7 @@ def parser() -> VerbParser:
     )  # fmt: skip
     verb.positional("file", "the screen (.h5ad)")
     verb.flag("overwrite", "make it anew, whatever is there")
+    verb.flag("verify", "only read the cache that is there, and compare every byte with the sums noted when it was made")
     verb.call("setup", CounterFlow.setup_anndata)
     return verb
 
@@ -34,6 +41,9 @@ def run(argv: Sequence[str]) -> None:
     from counterflow.data.convert import convert
 
     options, terminal = parser().parse(argv)
+    if options.verify:
+        verify(Path(options.file), terminal)
+        return
     if options.setup.split_key is not None:
         raise ConfigError("--setup.split_key has no meaning here: a cache holds all cells, whatever is held out later")
     there = cache_path(Path(options.file)).is_dir() and not options.overwrite
@@ -47,3 +57,18 @@ def run(argv: Sequence[str]) -> None:
     terminal.result(
         {"cache": str(path), "cells": n_cells, "genes": n_genes, "bytes": size, "seconds": round(seconds, 1), "made": not there}
     )
+
+
+def verify(file: Path, terminal: Terminal) -> None:
+    """Check a cache: every file of it has the sha256 noted when it was made, and the source is as it was."""
+    from counterflow.data.cache import CacheStore, cache_path, check_source
+
+    path = cache_path(file)
+    if not path.is_dir():
+        raise ConfigError(f"{os.fspath(file)!r} has no cache (there is no {path.name!r} beside it): make it with counterflow convert")
+    store = CacheStore(path)
+    check_source(store, file)
+    with terminal.working(f"reading {path}"):
+        store.verify()
+    terminal.say(f"{path} is whole: {store.shape[0]:,} cells x {store.shape[1]:,} genes, as they were written")
+    terminal.result({"cache": str(path), "cells": store.shape[0], "genes": store.shape[1], "whole": True})

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from counterflow.cli.screen import SIMULATED, read_data
 from counterflow.cli.terminal import Terminal
+from counterflow.footprint import SHARE, cells_in_memory, free_memory
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from counterflow.data.schema import Setup
-
-SHARE = 0.5  # of the memory that may be taken, for the cells
 
 
 def read_or_open(path: str, setup: Setup, limit: float | None, terminal: Terminal) -> AnnData:
@@ -23,7 +22,6 @@ def read_or_open(path: str, setup: Setup, limit: float | None, terminal: Termina
     from counterflow.data.cache import cache_path
     from counterflow.data.files import check_h5ad
     from counterflow.data.stored import open_h5ad, size_on_disk
-    from counterflow.footprint import cells_in_memory, free_memory
 
     check_h5ad(path)
     needed = cells_in_memory(size_on_disk(path, setup.layer))

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,8 +24,9 @@ from counterflow.cli.parser import VerbParser
 from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, setup_from
 from counterflow.cli.terminal import Terminal, describe_trust
 from counterflow.data.labels import texts
+from counterflow.devices import is_first, share_of
 from counterflow.effects.on_target import in_words
-from counterflow.errors import ConfigError, near
+from counterflow.errors import ConfigError, CounterflowWarning, ProcessError, near
 from counterflow.footprint import check_memory
 from counterflow.replay import Sample
 from counterflow.run import RunDirectory, fingerprint, versions
@@ -32,6 +34,7 @@ from counterflow.run import RunDirectory, fingerprint, versions
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from counterflow.data.schema import Setup
     from counterflow.data.split_file import Split
     from counterflow.model import CounterFlow
 
@@ -68,6 +71,9 @@ def run(argv: Sequence[str]) -> None:
     if options.out is None:
         raise ConfigError("--out RUN must be given: the directory for the run")
     folder = RunDirectory(Path(options.out))
+    if (options.train.devices, options.train.num_nodes) != (1, 1) and not _checked_trainer(options).is_global_zero:
+        train_along(options, folder)
+        return
     folder.check(resume=options.resume, overwrite=options.overwrite)
     if options.resume and folder.is_complete:
         terminal.say(f"{folder.path} is already finished: nothing to resume")
@@ -80,6 +86,48 @@ def run(argv: Sequence[str]) -> None:
 
 def fit(options: Namespace, folder: RunDirectory, terminal: Terminal) -> tuple[CounterFlow, AnnData, float]:
     """A fitted model, written into `folder`, the cells it was fitted on, and how long that took."""
+    model, adata, setup, split, data = _prepare(options, terminal)
+    trainer = _checked_trainer(options)
+    needed = model.memory_needed()
+    check_memory(needed, options.train.memory_limit)
+    terminal.say(f"memory: {needed}" + (f", in each of {trainer.world_size} processes" if trainer.world_size > 1 else ""))
+
+    config = resolved(options, data_path(options))
+    facts = _facts(options, data, split, adata, setup.split_key) | {"processes": trainer.world_size, "config": config}
+    if options.resume:
+        facts |= folder.check_same(config, facts, force_data=options.force_data)
+        folder.write_facts(facts)
+        if options.force_data and split is not None:
+            folder.write_split(split.to_json())
+    else:
+        folder.start(config, facts, None if split is None else split.to_json(), overwrite=options.overwrite)
+    if setup.split_key is None:
+        terminal.say("no --split: training on every cell, nothing is held out to score on")
+    with folder.alone() if not options.resume else nullcontext(), stoppable(folder):
+        seconds = _train(model, options, folder, terminal)
+        # what is needed beside the model comes first: with the model the run is finished
+        folder.write_facts({**facts, "seconds": round(seconds, 1), "steps": model.n_steps_trained})
+        if len(model.reference.library):
+            write_whole(folder.sample, json.dumps(vars(Sample.draw(model))).encode())
+        model.save(folder.model, overwrite=True)
+        folder.drop_parts()
+    return model, adata, seconds
+
+
+def train_along(options: Namespace, folder: RunDirectory) -> None:
+    """A fit in a process that is not the first of several: it does what training needs, and leaves writing and talking to the first."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CounterflowWarning)
+        model, *_ = _prepare(options, Terminal(quiet=True))
+        try:
+            with stoppable(folder):
+                _train(model, options, folder, Terminal(quiet=True))
+        except (ProcessError, Stopped):  # the first says why, and ends with its exit code
+            return
+
+
+def _prepare(options: Namespace, terminal: Terminal) -> tuple[CounterFlow, AnnData, Setup, Split | None, dict[str, Any]]:
+    """An untrained model, its cells and their declaration, what is held out, and what identifies the data."""
     options.split_seed = options.seed if options.split_seed is None else options.split_seed
     options.model.seed = options.seed if options.model.seed is None else options.model.seed
     path = data_path(options)
@@ -93,32 +141,7 @@ def fit(options: Namespace, folder: RunDirectory, terminal: Terminal) -> tuple[C
         model = _build(adata, options)
     if n_given > adata.n_obs:
         model.trained_on["dropped_cells"] = n_given - adata.n_obs
-
-    trainer_options = _check_trainer(options)
-    needed = model.memory_needed()
-    check_memory(needed, options.train.memory_limit)
-    terminal.say(f"memory: {needed}")
-
-    config = resolved(options, path)
-    facts = _facts(options, data, split, adata, setup.split_key) | {"config": config}
-    if options.resume:
-        facts |= folder.check_same(config, facts, force_data=options.force_data)
-        folder.write_facts(facts)
-        if options.force_data and split is not None:
-            folder.write_split(split.to_json())
-    else:
-        folder.start(config, facts, None if split is None else split.to_json(), overwrite=options.overwrite)
-    if setup.split_key is None:
-        terminal.say("no --split: training on every cell, nothing is held out to score on")
-    with folder.alone() if not options.resume else nullcontext(), stoppable(folder):
-        seconds = _train(model, options, trainer_options, folder, terminal)
-        # what is needed beside the model comes first: with the model the run is finished
-        folder.write_facts({**facts, "seconds": round(seconds, 1), "steps": model.n_steps_trained})
-        if len(model.reference.library):
-            write_whole(folder.sample, json.dumps(vars(Sample.draw(model))).encode())
-        model.save(folder.model, overwrite=True)
-        folder.drop_parts()
-    return model, adata, seconds
+    return model, adata, setup, split, data
 
 
 def fingerprint_after_checks(adata: AnnData, setup: Any, path: str) -> dict[str, Any]:
@@ -135,8 +158,8 @@ def _build(adata: AnnData, options: Namespace) -> CounterFlow:
     return CounterFlow(adata, **options.model.as_dict())
 
 
-def _check_trainer(options: Namespace) -> dict[str, Any]:
-    """Further options of lightning.Trainer, checked by building one before anything is written."""
+def _checked_trainer(options: Namespace) -> Any:
+    """A trainer with the options of this fit: it checks them before anything is written, and knows which of how many processes this is."""
     import inspect
 
     from lightning import Trainer
@@ -148,14 +171,15 @@ def _check_trainer(options: Namespace) -> dict[str, Any]:
     for name in given:
         if name not in known:
             raise ConfigError(f"train.trainer_kwargs: lightning.Trainer has no option {name!r}: {near(name, known)}")
-    arguments = {name: options.train[name] for name in ("accelerator", "devices", "precision")}
+    arguments = {name: options.train[name] for name in ("accelerator", "devices", "precision", "strategy", "num_nodes")}
     arguments |= {name: value for name, value in given.items() if name in inspect.signature(Trainer).parameters}
     with training._quiet_lightning():
         try:
-            Trainer(**arguments, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+            trainer = Trainer(**arguments, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
         except Exception as error:  # of many classes; all of them are about the options
             raise ConfigError(f"train: {' '.join(str(error).split())}") from error
-    return given
+    share_of(trainer)
+    return trainer
 
 
 def resolved(options: Namespace, path: str) -> dict[str, Any]:
@@ -183,9 +207,9 @@ def _facts(options: Namespace, data: dict[str, Any], split: Split | None, adata:
     }
 
 
-def _train(model: CounterFlow, options: Namespace, trainer_options: dict[str, Any], folder: RunDirectory, terminal: Terminal) -> float:
+def _train(model: CounterFlow, options: Namespace, folder: RunDirectory, terminal: Terminal) -> float:
     arguments = options.train.as_dict()
-    arguments.pop("trainer_kwargs")
+    trainer_options = arguments.pop("trainer_kwargs") or {}
     resume_from = folder.checkpoint if options.resume and folder.checkpoint.exists() else None
     begun = time.perf_counter()
     try:
@@ -198,7 +222,8 @@ def _train(model: CounterFlow, options: Namespace, trainer_options: dict[str, An
             **trainer_options,
         )
     except Exception:
-        folder.drop_if_empty()
+        if is_first():
+            folder.drop_if_empty()
         raise
     return time.perf_counter() - begun
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
+from counterflow.cli import Stopped
 from counterflow.cli.parser import VerbParser
 from counterflow.cli.terminal import Terminal
 from counterflow.errors import ConfigError
@@ -18,11 +20,14 @@ from counterflow.errors import ConfigError
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from counterflow.data.h5_parts import H5Parts
     from counterflow.model import CounterFlow
 
 EXAMPLE = """  counterflow generate runs/first --condition KLF1+MAP2K6 --out cells.h5ad
   counterflow generate runs/first --condition KLF1 --condition MAP2K6 --controls my_controls.h5ad --out cells.h5ad
   counterflow generate runs/first --condition KLF1 --new --n_cells 500 --covariates.cell_type NK --out new.h5ad"""
+
+_OF_THE_CALL = ("run", "out", "overwrite", "json", "quiet", "verbose", "debug")  # do not change the cells
 
 
 def parser() -> VerbParser:
@@ -31,10 +36,12 @@ def parser() -> VerbParser:
 
     verb = VerbParser(
         "generate", "RUN --condition C [--condition C2 ...] [options] --out CELLS.h5ad",
-        "Cells under other conditions. They start from the control cells kept in the model, or from those of --controls.", EXAMPLE,
+        "Cells under other conditions. They start from the control cells kept in the model, or from those of --controls.\n"
+        "A call that was interrupted goes on where it was when it is repeated (the cells so far are in CELLS.h5ad.partial).", EXAMPLE,
     )  # fmt: skip
     add_condition_options(verb)
     verb.option("out", str | None, None, "the file to write (.h5ad)")
+    verb.flag("overwrite", "start anew, whatever an interrupted call has left beside --out")
     verb.flag("new", "new cells, nobody's counterfactuals: counts are drawn anew (needs --n_cells)")
     verb.call("", CounterFlow.predict, skip=("guidance_interval",))
     return verb
@@ -63,17 +70,36 @@ def run(argv: Sequence[str]) -> None:
     if options.new and (options.n_cells is None or options.controls is not None):
         raise ConfigError("--new needs --n_cells and takes no --controls: the cells start from what the model keeps")
 
+    from counterflow.data.h5_parts import H5Parts
     from counterflow.model import CounterFlow
 
     with terminal.working(f"loading {options.run}"):
         model = CounterFlow.load(options.run)
-    blocks = _cells(model, options, terminal)
-    first = next(blocks)  # what cannot be predicted is told before anything is written
-    counted = write(chain([first], blocks), out)
-    _report(counted, len(model.genes), first.uns["counterflow"].get("genes"), out, terminal)
+    parts = H5Parts(out, request(options))
+    if options.overwrite:
+        parts.drop()
+    if done := parts.find():
+        terminal.say(f"going on after the {done:,} blocks of cells in {parts.folder}")
+    blocks = _cells(model, options, done, terminal)
+    first = list(islice(blocks, 1))  # what cannot be predicted is told before anything is written
+    counted, genes = write(chain(first, blocks), parts, progress=terminal.progress)
+    _report(counted, len(model.genes), genes, out, terminal)
 
 
-def _cells(model: CounterFlow, options: Namespace, terminal: Terminal) -> Iterator[AnnData]:
+def request(options: Namespace) -> dict[str, Any]:
+    """What the cells are a function of: the model, the controls, the options and the versions."""
+    from counterflow.checkpoint import read_manifest, signed
+    from counterflow.data.cache import file_fingerprint
+    from counterflow.run import versions
+
+    asked = {name: value for name, value in options.as_dict().items() if name not in _OF_THE_CALL}
+    controls = None if options.controls is None else Path(options.controls)
+    if controls is not None and controls.is_file():
+        asked["controls"] = file_fingerprint(controls)
+    return {"model": signed(read_manifest(options.run))["sha256"], **asked, "versions": versions()}
+
+
+def _cells(model: CounterFlow, options: Namespace, done: int, terminal: Terminal) -> Iterator[AnnData]:
     """Some at a time: a million cells need no more memory than a few thousand."""
     from counterflow.cli.feed import read_or_open
     from counterflow.prediction import Sampling
@@ -82,16 +108,16 @@ def _cells(model: CounterFlow, options: Namespace, terminal: Terminal) -> Iterat
     if options.new:
         return model.generate_in_blocks(
             conditions.drop(columns=list(options.covariates or {})), options.n_cells, covariates=options.covariates, seed=options.seed,
-            solver=options.solver, n_steps=options.n_steps, progress=terminal.progress,
+            solver=options.solver, n_steps=options.n_steps, skip_blocks=done, progress=terminal.progress,
         )  # fmt: skip
     controls = None if options.controls is None else read_or_open(options.controls, model.setup, None, terminal)
     sampling = Sampling(
         options.solver, options.n_steps, options.guidance, options.guidance_kind, seed=options.seed, decoder=options.decoder,
-        precision=options.precision, mode=options.mode,
+        precision=options.precision, combine=options.combine, mode=options.mode,
     )  # fmt: skip
     return model.predict_in_blocks(
         controls, conditions, n_cells=options.n_cells, sampling=sampling, on_unknown=options.on_unknown,
-        missing_genes=options.missing_genes, compile=options.compile, progress=terminal.progress,
+        missing_genes=options.missing_genes, compile=options.compile, skip_blocks=done, progress=terminal.progress,
     )  # fmt: skip
 
 
@@ -113,19 +139,29 @@ def condition_table(model: CounterFlow, options: Namespace) -> Any:
     return table
 
 
-def write(blocks: Iterable[AnnData], out: Path) -> Counter[tuple[str, str]]:
-    """Write cells to `out`, which is there only when all of them are; how many of each condition and support."""
-    from counterflow.data.h5_writer import H5Writer
-
+def write(blocks: Iterable[AnnData], parts: H5Parts, *, progress: bool = False) -> tuple[Counter[tuple[str, str]], dict[str, int] | None]:
+    """Write the cells that are missing, and all of them as one file; how many of each condition and support, and how genes were found."""
     counted: Counter[tuple[str, str]] = Counter()
+    genes: dict[str, int] = {}
+
+    def look(block: AnnData) -> None:
+        counted.update(zip(block.obs["condition"].astype(str), block.obs["support"].astype(str), strict=True))
+        genes.update({name: int(n) for name, n in block.uns["counterflow"].get("genes", {}).items()})
+
     try:
-        with H5Writer(out) as file:
+        with parts.writing():
             for block in blocks:
-                file.add(block)
-                counted.update(zip(block.obs["condition"].astype(str), block.obs["support"].astype(str), strict=True))
+                parts.add(block)
+            parts.join(look, progress=progress)
     except OSError as error:
-        raise ConfigError(f"cannot write {os.fspath(out)!r}: {error.strerror or error}") from None
-    return counted
+        kept = f"; {parts.n_done:,} blocks of cells are kept: make room, and give the same command again" if parts.n_done else ""
+        raise ConfigError(f"cannot write {os.fspath(parts.path)!r}: {error.strerror or error}{kept}") from None
+    except KeyboardInterrupt:
+        if not parts.n_done:
+            raise
+        advice = f"; {parts.n_done:,} blocks of cells are in {os.fspath(parts.folder)!r}: give the same command again to go on"
+        raise Stopped(signal.SIGINT, advice) from None
+    return counted, genes or None
 
 
 def _report(counted: Counter[tuple[str, str]], n_genes: int, genes: dict[str, int] | None, out: Path, terminal: Terminal) -> None:

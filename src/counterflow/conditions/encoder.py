@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from counterflow.conditions.vocabulary import UNKNOWN
@@ -74,13 +74,23 @@ class ConditionEncoder(nn.Module):
         self.null = nn.Parameter(torch.randn(width))
         self.query = nn.Linear(width, 1) if pool == "attention" else None
 
-    def forward(self, ids: ConditionIds, drop: Bool[Tensor, "b"] | None = None, generator: torch.Generator | None = None) -> Condition:
+    def forward(
+        self,
+        ids: ConditionIds,
+        drop: Bool[Tensor, "b"] | None = None,
+        generator: torch.Generator | None = None,
+        own: Int[Tensor, "o"] | None = None,
+    ) -> Condition:
         """Encode `ids`; rows where `drop` is True get the null instead of their perturbation (the context stays).
 
-        With a `generator` (training) identities are hidden at random with probability `feature_dropout`.
+        With a `generator` (training) identities are hidden at random with probability `feature_dropout`. With `own`, only these rows are
+        encoded, while random numbers are drawn for all.
         """
+        show = self._shown(ids, generator)
+        if own is not None:
+            ids, show, drop = ConditionIds(*(column[own] for column in ids)), show[own], None if drop is None else drop[own]
         real = ids.perturbation > 0  # [B, K]
-        tokens = self._elements(ids, generator)
+        tokens = self._elements(ids, show)
         special = self.control.expand(len(real), -1)
         empty = ~real.any(1)
         if drop is not None:
@@ -94,11 +104,15 @@ class ConditionEncoder(nn.Module):
         everywhere = mask.new_ones(len(mask), 1)
         return Condition(pooled, torch.cat([context[:, None], tokens], dim=1), torch.cat([everywhere, mask], dim=1))
 
-    def _elements(self, ids: ConditionIds, generator: torch.Generator | None) -> Tensor:
+    def _shown(self, ids: ConditionIds, generator: torch.Generator | None) -> Tensor:
+        """Which elements show their identity."""
         show = self.trained[ids.perturbation]
         if generator is not None and self.feature_dropout:
             hide = torch.rand(ids.perturbation.shape, generator=generator) < self.feature_dropout
             show = show & ~hide.to(show.device)
+        return show
+
+    def _elements(self, ids: ConditionIds, show: Tensor) -> Tensor:
         identity = self.identity(ids.perturbation) * show[..., None]
         return self.element(torch.cat([self.features[ids.perturbation], identity, curve_features(ids.dose)], dim=-1))
 

@@ -166,17 +166,25 @@ def cache_of(source: Path, layer: str | None, matrix_state: str, library: str | 
     if not path.is_dir():
         return None
     store = CacheStore(path)
-    made_of = store.meta["source"]
     if (store.meta["layer"], store.meta["matrix_state"], store.meta["library"]) != (layer, matrix_state, library):
         return None  # of another matrix of the file
-    status = source.stat()
+    check_source(store, source)
+    return store
+
+
+def check_source(store: CacheStore, source: Path) -> None:
+    """Raise DataError where the file that a cache was made of is not as it was."""
+    made_of = store.meta["source"]
+    try:
+        status = source.stat()
+    except OSError:
+        raise DataError(f"{os.fspath(source)!r} is not there: its cache alone is of no use") from None
     unchanged = (status.st_size, status.st_mtime_ns) == (made_of["bytes"], made_of["mtime_ns"])
     if not unchanged and (status.st_size != made_of["bytes"] or file_fingerprint(source) != made_of["fingerprint"]):
         raise DataError(
-            f"{os.fspath(path)!r} was made of {source.name!r} as it was before it changed: delete it, or make it again with "
+            f"{os.fspath(store.path)!r} was made of {source.name!r} as it was before it changed: delete it, or make it again with "
             "counterflow convert --overwrite"
         )
-    return store
 
 
 def file_fingerprint(source: Path) -> str:

@@ -10,8 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -21,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from counterflow.data.alone import alone
 from counterflow.data.cache import FORMAT, SCHEMA, CacheStore, cache_of, cache_path, file_fingerprint, pair_type, sha256
+from counterflow.data.csc import by_cells, is_by_genes
 from counterflow.data.facts import Facts
 from counterflow.data.h5_store import H5Store
 from counterflow.data.labels import distinct_rows
@@ -93,9 +94,6 @@ def convert(path: str | os.PathLike[str], setup: Setup, *, overwrite: bool = Fal
             raise DataError(f"{os.fspath(target)!r} is the cache of another matrix of this file: make it anew with --overwrite")
         there.verify()
         return target
-    store = H5Store(source, setup.layer, setup.matrix_state, library)
-    if store.shape != (adata.n_obs, adata.n_vars):
-        raise DataError(f"{place(setup.layer)} is {store.shape[0]} x {store.shape[1]}, but there are {adata.n_obs} x {adata.n_vars} names")
     keys = [*setup.match_keys, setup.perturbation_key, *(key for key in (setup.dose_key, setup.time_key) if key is not None)]
     _, group = distinct_rows(adata.obs, keys)
     order = np.argsort(group, kind="stable")
@@ -104,10 +102,15 @@ def convert(path: str | os.PathLike[str], setup: Setup, *, overwrite: bool = Fal
     del order
 
     partial = target.with_name(target.name + ".partial")
-    about = {"fingerprint": file_fingerprint(source), "layer": setup.layer, "matrix_state": setup.matrix_state, "library": of_library}
+    fingerprint = file_fingerprint(source)
+    about = {"fingerprint": fingerprint, "layer": setup.layer, "matrix_state": setup.matrix_state, "library": of_library}
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        with _alone(partial):
+        with alone(partial):
+            store = _store(source, setup, library, partial, fingerprint)
+            if store.shape != (adata.n_obs, adata.n_vars):
+                size = f"{store.shape[0]} x {store.shape[1]}"
+                raise DataError(f"{place(setup.layer)} is {size}, but there are {adata.n_obs} x {adata.n_vars} names")
             plan, facts = _write(store, at, partial, about | {"places": blake2b(at.tobytes()).hexdigest()})
             found = value_problems(facts.values, setup.matrix_state, place(setup.layer), lambda where: named(adata, where), lambda: [])
             if problem := unrecovered_problem(facts.unrecovered, adata.n_obs):
@@ -120,6 +123,16 @@ def convert(path: str | os.PathLike[str], setup: Setup, *, overwrite: bool = Fal
     except OSError as error:
         raise DataError(f"cannot write {os.fspath(partial)!r}: {error.strerror or error}") from None
     return target
+
+
+def _store(source: Path, setup: Setup, library: NDArray | None, partial: Path, fingerprint: str) -> H5Store:
+    """The matrix by cells; one that is stored by genes is turned first, into a file that is removed at the end."""
+    if not is_by_genes(source, setup.layer):
+        return H5Store(source, setup.layer, setup.matrix_state, library)
+    turned = partial / f"rows-{blake2b(f'{fingerprint} {setup.layer}'.encode(), digest_size=8).hexdigest()}.h5"
+    for other in set(partial.glob("rows-*")) - {turned}:  # of a file that changed
+        other.unlink()
+    return H5Store(by_cells(source, setup.layer, turned), None, setup.matrix_state, library)
 
 
 def _write(store: H5Store, at: NDArray[np.int32], partial: Path, about: dict[str, Any]) -> tuple[_Plan, Facts]:
@@ -140,7 +153,8 @@ def _write(store: H5Store, at: NDArray[np.int32], partial: Path, about: dict[str
 def _count(store: H5Store) -> NDArray[np.int64]:
     """Counts of each row that are not zero, by a pass of its own."""
     lengths = np.zeros(store.shape[0], dtype=np.int64)
-    for start, stop in tracked(store.blocks(), "counting"):
+    blocks = store.blocks()
+    for start, stop in tracked(blocks, "counting", [stop - start for start, stop in blocks]):
         counts, _ = store.counts(store.raw(start, stop), np.arange(start, stop))
         lengths[start:stop] = np.diff(counts.indptr)
     return lengths
@@ -159,7 +173,7 @@ def _pass(plan: _Plan, partial: Path, about: dict[str, Any]) -> Facts:
     noted = time.monotonic()
     with pairs_file.open("r+b" if pairs_file.exists() else "w+b") as handle:
         os.ftruncate(handle.fileno(), needed)
-        for number, (first, last) in enumerate(tracked(blocks, f"converting {Path(store.path).name}", [b - a for a, b in blocks])):
+        for number, (first, last) in enumerate(tracked(blocks, "converting", [b - a for a, b in blocks])):
             if number < done:
                 continue
             counts = facts.add(store.raw(first, last), store, first)
@@ -239,7 +253,8 @@ def _finish(plan: _Plan, facts: Facts, partial: Path, source: Path, about: dict[
         np.savez(handle, measured=facts.measured, lowest=facts.lowest, highest=facts.highest)
     names = ("pairs.bin", "start.i8", "place.i4", "totals.f4", "genes.npz")
     files = {name: {"bytes": (partial / name).stat().st_size, "sha256": sha256(partial / name)} for name in names}
-    (partial / "state.npz").unlink(missing_ok=True)
+    for scratch in (partial / "state.npz", *partial.glob("rows-*")):
+        scratch.unlink(missing_ok=True)
     status = source.stat()
     meta = {
         "format": FORMAT, "schema": SCHEMA, "complete": True,
@@ -257,22 +272,3 @@ def _finish(plan: _Plan, facts: Facts, partial: Path, source: Path, about: dict[
         with (partial / name).open("rb") as handle:
             os.fsync(handle.fileno())
     CacheStore(partial)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time converts a file."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another process is writing {os.fspath(folder)!r}: wait for it") from None
-        yield
-    finally:
-        os.close(handle)

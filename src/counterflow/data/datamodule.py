@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,6 +41,20 @@ class StepDataset(IterableDataset[Batch]):
         self.start, self.stop = start, stop
         self.names = names  # of the groups, for messages
 
+    def share(self, rank: int, world_size: int) -> StepDataset:
+        """The same steps, of which one of several processes computes its sets.
+
+        All cells of a step are read by all of them: a set is paired together with the other sets of its group, and random numbers come in
+        the order of the whole step. So a run has the same result on any number of devices.
+
+        Raises
+        ------
+        ConfigError
+            If the sets cannot be shared evenly.
+        """
+        sampler = replace(self.sampler, rank=rank, world_size=world_size)
+        return StepDataset(sampler, self.cells, self.conditions, start=self.start, stop=self.stop, names=self.names)
+
     def __len__(self) -> int:
         return self.stop  # of the whole run: Lightning counts the batches before a resumed `start`, too
 
@@ -59,4 +73,5 @@ class StepDataset(IterableDataset[Batch]):
             ids=ConditionIds(table.perturbation[code], table.dose[code], table.time[code], self.cells.covariates[cells]),
             group=torch.from_numpy(group),
             library=self.cells.library[cells],
+            own=torch.from_numpy(self.sampler.own()) if self.sampler.world_size > 1 else None,
         )

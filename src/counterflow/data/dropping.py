@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from counterflow.data.file_rows import some_cells
 from counterflow.data.matrix import as_csr, raw_matrix
 from counterflow.data.stored import is_stored, stored
-from counterflow.errors import DataError, warn
+from counterflow.errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
 def missing_values(values: pd.Series) -> np.ndarray:
     """True where a column says nothing: no value, or an empty text."""
+    values = values.reset_index(drop=True)  # names of cells are not asked for, nor copied
     empty = {level for level in values.dropna().unique() if isinstance(level, str) and not level.strip()}
     return (values.isna() | values.isin(empty)).to_numpy(dtype=bool)
 
 
 def kept_cells(adata: AnnData, setup: Setup | None = None) -> AnnData:
-    """The cells of `adata` that its declaration keeps: `adata` itself, or a copy with fewer cells.
+    """The cells of `adata` that its declaration keeps: `adata` itself, or a copy with fewer cells (of a file nothing is read).
 
     Parameters
     ----------
@@ -46,12 +48,7 @@ def kept_cells(adata: AnnData, setup: Setup | None = None) -> AnnData:
         keep &= ~_empty(adata, setup)
     if keep.all():
         return adata
-    if is_stored(adata, setup.layer):
-        warn(
-            f"{int((~keep).sum())} cells are left out: the others are read into memory (write a file without these to leave it on disk)",
-            above=2,
-        )
-    return adata[keep].to_memory() if adata.isbacked else adata[keep].copy()
+    return some_cells(adata, keep)
 
 
 def _empty(adata: AnnData, setup: Setup) -> np.ndarray:
@@ -59,7 +56,7 @@ def _empty(adata: AnnData, setup: Setup) -> np.ndarray:
     layer = setup.layer
     if is_stored(adata, layer):
         try:
-            return stored(adata, setup).facts.totals == 0
+            return stored(adata, setup).totals == 0
         except DataError:
             return np.zeros(adata.n_obs, dtype=bool)
     try:

@@ -49,8 +49,8 @@ class H5Store:
         kind = self._matrix.attrs.get("encoding-type", self._matrix.attrs.get("h5sparse_format", ""))
         if kind not in ("csr_matrix", "csr"):
             raise DataError(
-                f"{place(layer)} of {self.path!r} is stored by genes (CSC), so that single cells cannot be read: write the file again with "
-                "adata.X = adata.X.tocsr(), or read it into memory"
+                f"{place(layer)} of {self.path!r} is stored by genes (CSC), so that single cells cannot be read: make its cache with "
+                "counterflow convert, which turns it, or write the file again with adata.X = adata.X.tocsr()"
             )
         n_cells, n_genes = self._matrix.attrs.get("shape", self._matrix.attrs.get("h5sparse_shape"))
         self.shape = (int(n_cells), int(n_genes))

@@ -19,13 +19,21 @@ from counterflow.errors import DataError
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 2}
+SMALL: dict[str, Any] = {"compression": "gzip", "compression_opts": 2}
+FAST: dict[str, Any] = {"compression": "lzf"}
 _CHUNK = 2**16  # values stored together
 _ROWS = 64  # of a dense layer stored together
 
 
 class H5Writer:
     """Blocks of AnnData with the same genes, columns and layers, one below the other.
+
+    Parameters
+    ----------
+    path
+        The file.
+    compression
+        ``SMALL`` to keep it, ``FAST`` for what is soon read again.
 
     Examples
     --------
@@ -34,8 +42,8 @@ class H5Writer:
     ...         file.add(block)
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], *, compression: dict[str, Any] = SMALL) -> None:
+        self.path, self._compression = Path(path), compression
         self.n_cells = 0
         self._partial = self.path.parent / f".{self.path.name}.tmp-{os.getpid()}"
         self._matrices: dict[str, _Sparse | _Dense] = {}
@@ -74,10 +82,12 @@ class H5Writer:
         obs = self._file.create_group("obs")
         obs.attrs.update({"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": _INDEX})
         obs.attrs["column-order"] = np.array(list(block.obs.columns), dtype=object) if len(block.obs.columns) else np.array([], dtype="S1")
-        self._columns = {_INDEX: _Column(obs, _INDEX, block.obs_names.to_series(), levels=False)}
-        self._columns |= {name: _Column(obs, name, block.obs[name], levels=_repeats(block.obs[name])) for name in block.obs.columns}
+        packed, self._columns = self._compression, {}
+        self._columns[_INDEX] = _Column(obs, _INDEX, block.obs_names.to_series(), packed, levels=False)
+        for name in block.obs.columns:
+            self._columns[name] = _Column(obs, name, block.obs[name], packed, levels=_repeats(block.obs[name]))
         for name, matrix in _matrices(block).items():
-            self._matrices[name] = (_Sparse if sparse.issparse(matrix) else _Dense)(self._file, name, block.n_vars, matrix.dtype)
+            self._matrices[name] = (_Sparse if sparse.issparse(matrix) else _Dense)(self._file, name, block.n_vars, matrix.dtype, packed)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -114,11 +124,11 @@ def _repeats(column: pd.Series) -> bool:
 class _Sparse:
     """A growing CSR matrix."""
 
-    def __init__(self, file: Any, name: str, n_genes: int, dtype: np.dtype) -> None:
+    def __init__(self, file: Any, name: str, n_genes: int, dtype: np.dtype, packed: dict[str, Any]) -> None:
         self._group = file.create_group(name)
         self._group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
-        self._data = _growing(self._group, "data", dtype)
-        self._indices = _growing(self._group, "indices", np.dtype("i4"))
+        self._data = _growing(self._group, "data", dtype, packed)
+        self._indices = _growing(self._group, "indices", np.dtype("i4"), packed)
         self._n_genes, self._lengths = n_genes, [np.zeros(1, dtype=np.int64)]
 
     def add(self, matrix: sparse.csr_matrix) -> None:
@@ -135,8 +145,8 @@ class _Sparse:
 class _Dense:
     """A growing dense matrix."""
 
-    def __init__(self, file: Any, name: str, n_genes: int, dtype: np.dtype) -> None:
-        self._data = file.create_dataset(name, (0, n_genes), dtype, maxshape=(None, n_genes), chunks=(_ROWS, n_genes), **_COMPRESSION)
+    def __init__(self, file: Any, name: str, n_genes: int, dtype: np.dtype, packed: dict[str, Any]) -> None:
+        self._data = file.create_dataset(name, (0, n_genes), dtype, maxshape=(None, n_genes), chunks=(_ROWS, n_genes), **packed)
         self._data.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
     def add(self, matrix: np.ndarray) -> None:
@@ -149,7 +159,7 @@ class _Dense:
 class _Column:
     """A growing column: texts, levels of texts, or numbers."""
 
-    def __init__(self, obs: Any, name: str, first: pd.Series, *, levels: bool) -> None:
+    def __init__(self, obs: Any, name: str, first: pd.Series, packed: dict[str, Any], *, levels: bool) -> None:
         import h5py
 
         self._levels: dict[str, int] | None = {} if levels else None
@@ -157,11 +167,11 @@ class _Column:
         if self._levels is not None:
             self._group = obs.create_group(name)
             self._group.attrs.update({"encoding-type": "categorical", "encoding-version": "0.2.0", "ordered": False})
-            self._values = _growing(self._group, "codes", np.dtype("i4"))
+            self._values = _growing(self._group, "codes", np.dtype("i4"), packed)
             self._values.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         else:
             kind = h5py.string_dtype() if self._is_text else first.dtype
-            self._values = _growing(obs, name, kind)
+            self._values = _growing(obs, name, kind, packed)
             encoding = "string-array" if self._is_text else "array"
             self._values.attrs.update({"encoding-type": encoding, "encoding-version": "0.2.0"})
 
@@ -181,8 +191,8 @@ class _Column:
             write_elem(self._group, "categories", np.array(list(self._levels), dtype=object))
 
 
-def _growing(group: Any, name: str, dtype: Any) -> Any:
-    return group.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(_CHUNK,), **_COMPRESSION)
+def _growing(group: Any, name: str, dtype: Any, packed: dict[str, Any]) -> Any:
+    return group.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(_CHUNK,), **packed)
 
 
 def _append(dataset: Any, values: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from counterflow.errors import DataError
+from counterflow.errors import ConfigError, DataError
 from counterflow.types import Batch, ConditionIds
 
 
@@ -63,6 +64,21 @@ class ImageSteps(IterableDataset[Batch]):
     ) -> None:
         self.pixels, self.ids = pixels, ids
         self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
+        self.own: Tensor | None = None
+
+    def share(self, rank: int, world_size: int) -> ImageSteps:
+        """The same steps, of which one of several processes computes every `world_size`-th image.
+
+        Raises
+        ------
+        ConfigError
+            If the images cannot be shared evenly.
+        """
+        if self.batch_size % world_size:
+            raise ConfigError(f"batch_size={self.batch_size} images cannot be shared evenly by {world_size} devices: take a multiple")
+        mine = copy.copy(self)
+        mine.own = torch.arange(rank, self.batch_size, world_size) if world_size > 1 else None
+        return mine
 
     def __len__(self) -> int:
         return self.stop  # of the whole run, as for cells
@@ -81,4 +97,5 @@ class ImageSteps(IterableDataset[Batch]):
             ids=ConditionIds(*(part[rows] for part in self.ids)),
             group=torch.zeros(self.batch_size, dtype=torch.long),
             library=torch.ones(self.batch_size),
+            own=self.own,
         )

@@ -45,13 +45,18 @@ def distinct_rows(obs: pd.DataFrame, keys: Sequence[Hashable]) -> tuple[list[tup
     for key in keys:
         level, levels = pd.factorize(obs[key], use_na_sentinel=False)
         text, words = pd.factorize(pd.Series(levels).astype(str))
-        both, pairs = pd.factorize(codes.astype(np.int64) * len(words) + text[level])
+        kind: type[np.signedinteger] = np.int32 if len(rows) * len(words) < 2**31 else np.int64  # of pairs: half the memory, nearly always
+        pair_of_row = codes.astype(kind)
+        pair_of_row *= len(words)
+        pair_of_row += text.astype(kind)[level]
+        del level
+        both, pairs = pd.factorize(pair_of_row)
         rows = [(*rows[pair // len(words)], str(words[pair % len(words)])) for pair in pairs.tolist()]
         codes = both.astype(np.int32)
     return rows, codes
 
 
 def texts(column: pd.Series) -> pd.Series:
-    """A column as text, in which equal values are one object: eight bytes per row, where ``astype(str)`` makes a text for each."""
+    """A column as text, without the names of its rows; equal values are one object: eight bytes, not a text for each."""
     rows, codes = distinct_rows(pd.DataFrame({0: column}), [0])
-    return pd.Series(np.array([text for (text,) in rows], dtype=object)[codes], index=column.index, name=column.name)
+    return pd.Series(np.array([text for (text,) in rows], dtype=object)[codes], name=column.name)

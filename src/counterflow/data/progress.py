@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def tracked(items: Sequence[T], text: str, sizes: Sequence[int] | None = None) -> Iterator[T]:
-    """`items`, with a bar beside `text`; `sizes` say how much work each of them is."""
+def tracked(items: Iterable[T], text: str, sizes: Sequence[int], done: int = 0) -> Iterator[T]:
+    """`items`, with a bar beside `text`; `sizes` say how much work each of them is, `done` how much was before the first of them."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -17,10 +17,9 @@ def tracked(items: Sequence[T], text: str, sizes: Sequence[int] | None = None) -
     if not (console.is_terminal or console.is_jupyter):
         yield from items
         return
-    weights = [1] * len(items) if sizes is None else list(sizes)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(text, total=sum(weights))
-        for item, weight in zip(items, weights, strict=True):
+        task = progress.add_task(text, total=done + sum(sizes), completed=done)
+        for item, weight in zip(items, sizes, strict=True):
             yield item
             progress.advance(task, weight)

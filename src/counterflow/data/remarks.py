@@ -9,6 +9,7 @@ import pandas as pd
 
 from counterflow.data.labels import distinct_rows, texts
 from counterflow.data.matrix import matrix_remarks
+from counterflow.data.names import named_again
 from counterflow.data.schema import Setup, is_control_mask, listed
 from counterflow.data.stored import is_stored, stored_remarks
 
@@ -24,8 +25,7 @@ LOST_LABELS = (
 def remarks(adata: AnnData, setup: Setup) -> list[str]:
     """What does not stop a fit, but is worth knowing. Of an AnnData without problems."""
     found = stored_remarks(adata, setup) if is_stored(adata, setup.layer) else matrix_remarks(adata, setup.layer)
-    if not adata.obs_names.is_unique:
-        twice = adata.obs_names[adata.obs_names.duplicated()]
+    if len(twice := named_again(adata.obs_names)):
         found.append(
             f"{len(twice)} cell names occur more than once (first: {twice[0]!r}): allowed, but no split can hold out such a cell by name; "
             "adata.obs_names_make_unique() mends it"
@@ -41,7 +41,8 @@ def remarks(adata: AnnData, setup: Setup) -> list[str]:
             )
     groups = labels.where(~control, setup.control)
     lost = [label for label in groups.unique() if label.strip().lower() in LOST_LABELS]
-    rows, codes = distinct_rows(pd.DataFrame({"": groups, **{key: adata.obs[key] for key in setup.match_keys}}), ["", *setup.match_keys])
+    columns = {"": groups, **{key: adata.obs[key].reset_index(drop=True) for key in setup.match_keys}}
+    rows, codes = distinct_rows(pd.DataFrame(columns), ["", *setup.match_keys])
     sizes = pd.Series(np.bincount(codes), index=[" / ".join(row) for row in rows]).sort_values(ascending=False, kind="stable")
     small = sizes[sizes < SET_SIZE]
     if len(small):

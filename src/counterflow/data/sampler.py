@@ -149,7 +149,7 @@ def _key_to_drop(controlled: set[int], without: list[tuple[int, int]], names: Se
 class Sampler:
     """Draws training steps from a GroupTable: `n_sets` sets of `set_size` target cells with as many matched controls.
 
-    Rank r of a `world_size` of W takes the sets r, r + W, ... of the same global step, so all ranks have equally many steps and a run
+    Rank r of a `world_size` of W computes the sets r, r + W, ... of the same step (`own`), so all ranks have equally many steps and a run
     may be resumed on another number of devices.
 
     Examples
@@ -176,8 +176,8 @@ class Sampler:
         if self.n_sets % self.world_size:
             below = max(self.world_size, self.n_sets - self.n_sets % self.world_size)
             raise ConfigError(
-                f"n_sets={self.n_sets} sets per step cannot be shared evenly by {self.world_size} devices: take n_sets={below}, or another "
-                "number of devices"
+                f"n_sets={self.n_sets} sets per step cannot be shared evenly by {self.world_size} devices: take "
+                f"batch_size={below * self.set_size} ({below} sets of {self.set_size}), or another number of devices"
             )
 
     @property
@@ -191,7 +191,7 @@ class Sampler:
         return self.groups.small_groups(self.set_size)
 
     def plan(self, step: int) -> list[tuple[int, int]]:
-        """(group, offset) of each set of the global step, for all ranks.
+        """(group, offset) of each set of a step.
 
         The offset says which of its many sets a group gives: `draw` is a function of (seed, group, offset). Where cells lie on disk in
         shuffled groups, a feed may read the run that starts at offset modulo the size of the group instead.
@@ -203,13 +203,13 @@ class Sampler:
         return [(int(group), int(offset)) for group, offset in zip(chosen, offsets, strict=True)]
 
     def draw(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Row numbers of the target cells and of the controls of this rank, and the group of each.
+        """Row numbers of the target cells and of the controls of a step, for all ranks, and the group of each.
 
         Returns
         -------
-        Three arrays of length n_sets / world_size * set_size, set after set.
+        Three arrays of length n_sets * set_size, set after set.
         """
-        sets = self.plan(step)[self.rank :: self.world_size]
+        sets = self.plan(step)
         targets = [self._take(self.groups.targets[group], group, offset, TARGETS) for group, offset in sets]
         controls = [self._take(self.groups.controls[group], group, offset, CONTROLS) for group, offset in sets]
         return (
@@ -217,6 +217,10 @@ class Sampler:
             np.concatenate(controls, dtype=np.int64),
             np.repeat([group for group, _ in sets], self.set_size),
         )
+
+    def own(self) -> np.ndarray:
+        """Which rows of `draw` are of the sets of this rank; every row is of one rank."""
+        return np.arange(self.n_sets * self.set_size).reshape(self.n_sets, self.set_size)[self.rank :: self.world_size].ravel()
 
     def _take(self, rows: np.ndarray, group: int, offset: int, stream: int) -> np.ndarray:
         """`set_size` of `rows`: a random subset, or, of fewer rows, whole permutations one after another, so that they repeat evenly."""

@@ -126,10 +126,12 @@ def problems(adata: AnnData, setup: Setup) -> list[str]:
     return found or _variation_problems(adata, setup)
 
 
-def general_problems(adata: AnnData, layer: str | None, matrix_state: str) -> list[str]:
+def general_problems(adata: AnnData, layer: str | None, matrix_state: Literal["counts", "log1p"]) -> list[str]:
     """What is wrong with an AnnData whatever its columns mean."""
     if adata.n_obs == 0 or adata.n_vars == 0:
         return [f"the AnnData has {adata.n_obs} cells and {adata.n_vars} genes: nothing to learn from"]
+    if is_stored(adata, layer):
+        return [*_name_problems(adata), *stored_problems(adata, Setup("", "", layer=layer, matrix_state=matrix_state))]
     return [*_name_problems(adata), *matrix_problems(adata, layer, matrix_state)]
 
 
@@ -297,10 +299,10 @@ def _variation_problems(adata: AnnData, setup: Setup) -> list[str]:
 
 def _same_everywhere(adata: AnnData, setup: Setup, train: np.ndarray) -> list[str]:
     """Whether any of the training cells on disk is different: nearly always the first ones are."""
-    counts, library = stored(adata, setup).store, library_sizes(adata.obs, setup)
+    counts, library = stored(adata, setup).counts, library_sizes(adata.obs, setup)
     for start in range(0, len(train), BATCH - 1):
         rows = np.concatenate([train[:1], train[start : start + BATCH - 1]])  # the first cell stands for those before
-        if _varies(counts.read(rows), None if library is None else library[rows], replace(setup, matrix_state="counts")):
+        if _varies(counts[rows], None if library is None else library[rows], replace(setup, matrix_state="counts")):
             return []
     return [_sameness(len(train), setup)]
 

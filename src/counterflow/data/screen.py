@@ -16,6 +16,7 @@ from counterflow.data.dropping import missing_values
 from counterflow.data.labels import distinct_rows, parts, texts
 from counterflow.data.ledger import CellKeys
 from counterflow.data.matrix import as_csr, counts_from_log1p
+from counterflow.data.names import cell_names
 from counterflow.data.schema import (
     Setup,
     is_control_mask,
@@ -26,7 +27,7 @@ from counterflow.data.schema import (
     problems,
     raise_problems,
 )
-from counterflow.data.source import CellSource, StoredCounts, take_genes, take_rows
+from counterflow.data.source import CellSource, take_genes, take_rows
 from counterflow.data.stored import is_stored, library_sizes, stored
 from counterflow.errors import ConfigError, DataError, near, warn
 from counterflow.types import ConditionSpec
@@ -46,7 +47,7 @@ class Screen:
     counts: CellSource  # n x G, integers as float32: in memory, or rows of a file
     library: np.ndarray  # n, counts per cell over all genes of the cell
     genes: tuple[str, ...]
-    cells: Any  # n, names: a tuple or an array
+    cells: Any  # n, names: a tuple, an array, or `Names`
     conditions: tuple[ConditionSpec, ...]  # the distinct ones; position 0 is always the control
     condition: np.ndarray  # n, position in `conditions`
     contexts: tuple[tuple[str, ...], ...]  # the distinct levels of `match_keys`
@@ -86,12 +87,12 @@ class Screen:
             take_rows(self.counts, index),
             self.library[index],
             self.genes,
-            cells[index] if isinstance(cells, np.ndarray) else tuple(cells[i] for i in index),
+            tuple(cells[i] for i in index) if isinstance(cells, tuple) else cells[index],
             self.conditions,
             self.condition[index],
             self.contexts,
             self.context[index],
-            self.covariates.iloc[index],
+            self.covariates.iloc[index].reset_index(drop=True),
             self.split[index],
         )
         if "keys" in self.__dict__:  # known already: not read again
@@ -118,7 +119,7 @@ def read_screen(adata: AnnData, setup: Setup, genes: Sequence[str] | None = None
         counts=counts,
         library=library,
         genes=tuple(adata.var_names) if genes is None else tuple(genes),
-        cells=adata.obs_names.to_numpy(),
+        cells=cell_names(adata.obs_names),
         conditions=conditions,
         condition=np.array([code[spec] for spec in specs], dtype=np.int32)[condition],
         contexts=contexts,
@@ -129,7 +130,7 @@ def read_screen(adata: AnnData, setup: Setup, genes: Sequence[str] | None = None
 
 
 def _covariates(obs: pd.DataFrame, setup: Setup) -> pd.DataFrame:
-    return pd.DataFrame({key: texts(obs[key]) for key in setup.covariate_keys}, index=obs.index)
+    return pd.DataFrame({key: texts(obs[key]).to_numpy() for key in setup.covariate_keys}, index=pd.RangeIndex(len(obs)))
 
 
 def _splits(obs: pd.DataFrame, setup: Setup) -> np.ndarray:
@@ -176,7 +177,7 @@ def read_cells(
         take_genes(take_rows(counts, positions), columns),
         library[positions],
         tuple(genes),
-        obs.index.to_numpy(),
+        cell_names(obs.index),
         (ConditionSpec(),),
         np.zeros(n, dtype=np.int32),
         contexts,
@@ -191,14 +192,14 @@ def read_counts(adata: AnnData, setup: Setup) -> tuple[CellSource, np.ndarray]:
     """Integer counts (n x G) and library sizes (n)."""
     library = library_sizes(adata.obs, setup)
     if is_stored(adata, setup.layer):
-        store, facts = stored(adata, setup)
-        return StoredCounts(store), facts.totals if library is None else library
-    counts = as_csr(adata, setup.layer)
+        counts, _, totals = stored(adata, setup)
+        return counts, totals if library is None else library
+    csr = as_csr(adata, setup.layer)
     if setup.matrix_state == "log1p":
-        counts = counts_from_log1p(counts, library)
+        csr = counts_from_log1p(csr, library)
     if library is None:
-        library = np.asarray(counts.sum(1), dtype=np.float32).ravel()
-    return counts, library
+        library = np.asarray(csr.sum(1), dtype=np.float32).ravel()
+    return csr, library
 
 
 def read_specs(obs: pd.DataFrame, setup: Setup) -> list[ConditionSpec]:

@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from counterflow.data.labels import parts
+from counterflow.data.names import named_again
 from counterflow.data.split_file import SETS, Keys, Split, condition_table, data_hash, unit_names
 from counterflow.errors import ConfigError, DataError, near
 
@@ -354,9 +355,8 @@ def _need(condition: bool, name: str, what: str, instead: str) -> None:
 
 
 def _need_unique_names(obs: pd.DataFrame) -> None:
-    if not obs.index.is_unique:
-        twice = obs.index[obs.index.duplicated()][0]
-        raise DataError(f"cells are held out by name, but {twice!r} occurs more than once: call adata.obs_names_make_unique() first")
+    if len(twice := named_again(obs.index)):
+        raise DataError(f"cells are held out by name, but {twice[0]!r} occurs more than once: call adata.obs_names_make_unique() first")
 
 
 def _conditions(table: pd.DataFrame) -> list[str]:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from scipy import sparse
 
+from counterflow.data.file_rows import file_of
+from counterflow.data.h5_store import H5Store
 from counterflow.data.matrix import raw_matrix
+from counterflow.data.schema import Setup
+from counterflow.data.stored import is_stored, layers_of, stored
+from counterflow.data.values import Values
 from counterflow.errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+State = Literal["counts", "log1p"]
 
-def usable_layer(adata: AnnData) -> tuple[str | None, str, str, list[str]]:
+
+def usable_layer(adata: AnnData) -> tuple[str | None, State, str, list[str]]:
     """Layer, matrix state, both in words, and notes; counts are preferred to log1p wherever they are."""
-    kinds = {None: kind_of(adata, None)} | {name: kind_of(adata, name) for name in adata.layers}
+    kinds = {layer: kind_of(adata, layer) for layer in (None, *layers_of(adata))}
     words = ", ".join(f"{'X' if layer is None else f'layers[{layer!r}]'}: {kind}" for layer, kind in kinds.items())
     notes = []
     if adata.raw is not None:
         notes.append("adata.raw is there too; counterflow does not read it: copy it into a layer if it holds the counts")
-    for state in ("counts", "log1p"):
+    state: State
+    for state in get_args(State):
         for layer, kind in kinds.items():
             if kind == state:
                 return layer, state, words, notes
@@ -31,17 +38,37 @@ def usable_layer(adata: AnnData) -> tuple[str | None, str, str, list[str]]:
 def kind_of(adata: AnnData, layer: str | None) -> str:
     """counts, log1p, or what else it looks like."""
     try:
-        matrix = raw_matrix(adata, layer)
+        values, n_values = _on_disk(adata, layer) if is_stored(adata, layer) else _in_memory(adata, layer)
     except DataError as error:
         return "damaged" if "damaged" in str(error) else "nothing"
-    values: np.ndarray = np.asarray(matrix.data if sparse.issparse(matrix) else matrix)
-    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
-        return f"dtype {values.dtype}"
-    if not values.size or not np.isfinite(values).all():
-        return "empty" if not values.size else "has NaN or infinite values"
-    low, high = float(values.min()), float(values.max())
-    if low < 0:
+    except _NoNumbersError as error:
+        return f"dtype {error}"
+    if not n_values or values.n_missing:
+        return "has NaN or infinite values" if n_values else "empty"
+    if values.n_negative:
         return "scaled or centred (negative values)"
-    if np.array_equal(values, np.rint(values)):
-        return "counts" if high > 0 else "only zeros"
-    return "log1p" if high <= 30 else "normalised, not logarithmic"
+    if not values.n_fractional:
+        return "counts" if values.largest > 0 else "only zeros"
+    return "log1p" if values.largest <= 30 else "normalised, not logarithmic"
+
+
+class _NoNumbersError(Exception):
+    """A matrix of something else; says of what."""
+
+
+def _in_memory(adata: AnnData, layer: str | None) -> tuple[Values, int]:
+    matrix, values = raw_matrix(adata, layer), Values()
+    _check_numbers(matrix.dtype)
+    values.add(matrix)
+    return values, matrix.size
+
+
+def _on_disk(adata: AnnData, layer: str | None) -> tuple[Values, int]:
+    store = H5Store(file_of(adata), layer, "counts")
+    _check_numbers(store.dtype)
+    return stored(adata, Setup("", "", layer=layer)).facts.values, store.n_values
+
+
+def _check_numbers(dtype: np.dtype) -> None:
+    if not (np.issubdtype(dtype, np.number) or np.issubdtype(dtype, np.bool_)):
+        raise _NoNumbersError(dtype)

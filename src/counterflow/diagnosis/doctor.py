@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from counterflow.data.file_rows import file_of
 from counterflow.data.labels import parts
 from counterflow.data.matrix import raw_matrix
 from counterflow.data.remarks import remarks
 from counterflow.data.schema import Setup, general_problems, listed, problems
+from counterflow.data.stored import is_stored, layers_in, open_h5ad, size_on_disk
 from counterflow.diagnosis.columns import COLUMN_NAMES, SPLIT_LEVELS, candidates, level_counts, named
 from counterflow.diagnosis.contents import usable_layer
 from counterflow.diagnosis.controls import perturbation_column
@@ -22,7 +24,7 @@ from counterflow.diagnosis.labelings import labeling_of
 from counterflow.diagnosis.proposal import declaration, suggest_split
 from counterflow.diagnosis.report import Diagnosis
 from counterflow.errors import DataError
-from counterflow.footprint import describe_time, footprint
+from counterflow.footprint import SHARE, cells_in_memory, describe_time, footprint, free_memory
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,10 +45,8 @@ def doctor(adata: AnnData | str | os.PathLike[str]) -> Diagnosis:
     """
     path = "screen.h5ad"
     if isinstance(adata, str | os.PathLike):
-        from counterflow.data.files import read_h5ad
-
         path = os.fspath(adata)
-        adata = read_h5ad(path)
+        adata = _read_or_open(path)
     columns = {role: candidates(adata.obs, role) for role in COLUMN_NAMES}
     layer, state, matrix, notes = usable_layer(adata)
     key, controls = perturbation_column(adata.obs, columns["perturbation"])
@@ -72,13 +72,25 @@ def doctor(adata: AnnData | str | os.PathLike[str]) -> Diagnosis:
     )  # fmt: skip
 
 
+def _read_or_open(path: str) -> AnnData:
+    """The file in memory, or looked through a block at a time where its matrices are large."""
+    from counterflow.data.files import check_h5ad, read_h5ad
+
+    check_h5ad(path)
+    needed, free = cells_in_memory(sum(size_on_disk(path, layer) for layer in (None, *layers_in(path)))), free_memory()
+    return read_h5ad(path) if free is None or needed <= SHARE * free else open_h5ad(path)
+
+
 def _needs(adata: AnnData, layer: str | None) -> str:
     """Memory and time of a fit with the defaults."""
-    try:
-        matrix = raw_matrix(adata, layer)
-    except DataError:
-        return ""
-    n_values = int(np.count_nonzero(matrix)) if isinstance(matrix, np.ndarray) else int(matrix.nnz)
+    if is_stored(adata, layer):
+        n_values = size_on_disk(file_of(adata), layer)
+    else:
+        try:
+            matrix = raw_matrix(adata, layer)
+        except DataError:
+            return ""
+        n_values = int(np.count_nonzero(matrix)) if isinstance(matrix, np.ndarray) else int(matrix.nnz)
     size = footprint(adata.n_obs, adata.n_vars, n_values, space="pca", state_size=50)
     return f"{size} and {describe_time(adata.n_obs, adata.n_vars, n_values)}, with the defaults"
 

@@ -11,6 +11,7 @@ import pandas as pd
 from counterflow.data.labels import parts
 from counterflow.data.matrix import raw_matrix
 from counterflow.data.schema import Setup
+from counterflow.data.stored import is_stored, stored
 from counterflow.diagnosis.columns import amounts, level_counts, numbers
 from counterflow.diagnosis.contents import kind_of
 from counterflow.diagnosis.controls import delimiter_of
@@ -70,8 +71,10 @@ def _covers_all_genes(adata: AnnData, layer: str | None, state: str, column: str
     library = numbers(adata.obs[column])
     if library is None or state != "counts" or kind_of(adata, layer) != "counts":
         return False
-    matrix = raw_matrix(adata, layer)
-    sums = np.asarray(matrix.sum(axis=1), dtype=float).ravel()
+    if is_stored(adata, layer):
+        sums = stored(adata, Setup("", "", layer=layer)).totals.astype(float)
+    else:
+        sums = np.asarray(raw_matrix(adata, layer).sum(axis=1), dtype=float).ravel()
     return bool((library + 0.5 >= sums).all() and library.sum() > 1.02 * sums.sum())
 
 

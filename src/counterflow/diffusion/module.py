@@ -42,7 +42,11 @@ class DiffusionModule(nn.Module):
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         drop = (torch.rand(len(x0), generator=generator) < self.condition_dropout).to(x0.device)
         x = add_noise(self.schedule, x0, noise, i)
-        output = self.backbone(x, self.schedule.times[i].to(x), self.encoder(batch.ids, drop))
+        ids = batch.ids
+        if batch.own is not None:  # random numbers are those of the whole step, whoever computes it
+            x0, i, noise, drop, x = (value[batch.own] for value in (x0, i, noise, drop, x))
+            ids = ConditionIds(*(column[batch.own] for column in ids))
+        output = self.backbone(x, self.schedule.times[i].to(x), self.encoder(ids, drop))
         return hybrid_loss(self.schedule, output, x0, x, noise, i).mean()
 
     def denoiser(self, ids: ConditionIds, *, guidance: float = 1.0, channels: Guided = "all") -> Denoiser:

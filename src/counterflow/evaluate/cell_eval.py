@@ -26,6 +26,7 @@ from counterflow.data.matrix import as_csr, log_normalised
 from counterflow.data.schema import Setup, setup_of
 from counterflow.data.screen import Screen, describe, gene_positions, read_contexts, read_screen, read_specs
 from counterflow.data.split_file import SEPARATOR
+from counterflow.data.stored import read_cells_at
 from counterflow.errors import ConfigError, DataError, near
 from counterflow.evaluate.truth import read_units
 
@@ -110,7 +111,7 @@ def to_cell_eval(
             wanted = len(unit.real) if n_cells is None else n_cells
             sources = np.sort(np.random.default_rng([seed, unit.number]).permutation(controls)[:wanted])
             for name, predictor in predictors.items():
-                predicted[name][unit.condition] = predictor.predict(adata[sources], unit.request)
+                predicted[name][unit.condition] = predictor.predict(read_cells_at(adata, setup, sources), unit.request)
         genes = _common_genes(screen, (cells for of_name in predicted.values() for cells in of_name.values()))
         real = _real(screen, code, {unit.condition: unit.real for unit in here}, genes, input_type)
         folder = Path(out) / folders[context]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from counterflow.data.stored import read_cells_at
 from counterflow.evaluate.truth import Truth, Unit
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def coverage(predictor: SaysHowSure, adata: AnnData, truth: Truth, seed: int) ->
 
 
 def _effects_of(predictor: SaysHowSure, adata: AnnData, truth: Truth, unit: Unit, seed: int) -> Iterable[Effect]:
-    controls = adata[truth.contexts[unit.context_code].sources].to_memory()
+    controls = read_cells_at(adata, truth.setup, truth.contexts[unit.context_code].sources)
     return [one for one in predictor.effects(controls, unit.request, float(len(unit.real)), seed) if one.certainty is not None]
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from counterflow.data.genes import chosen_genes
 from counterflow.data.ledger import Ledger
 from counterflow.data.screen import gene_positions
+from counterflow.data.stored import read_cells_at
 from counterflow.errors import ConfigError, DataError, near
 from counterflow.evaluate.audit import audit_predictors
 from counterflow.evaluate.baselines import BASELINES
@@ -161,7 +162,7 @@ def _predict_all(predictors: Mapping[str, Predictor], adata: AnnData, truth: Tru
     repeated = np.tile(np.arange(len(sources)), -(-FEWEST_PREDICTED // len(sources)))
     with warnings.catch_warnings():  # of names that are made unique on the next line
         warnings.filterwarnings("ignore", "Observation names are not unique")
-        controls = adata[sources].to_memory()[repeated].copy()
+        controls = read_cells_at(adata, truth.setup, sources)[repeated].copy()
         controls.obs_names_make_unique()
     result = {}
     for name, predictor in predictors.items():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from counterflow.data.matrix import log_normalised
 from counterflow.data.schema import Setup, setup_of
 from counterflow.data.screen import Screen, describe, gene_positions, read_screen
-from counterflow.data.source import take_genes
+from counterflow.data.source import BATCH, take_genes
 from counterflow.data.split_file import SEPARATOR
 from counterflow.errors import DataError
 from counterflow.types import ConditionSpec
@@ -68,8 +68,12 @@ class Truth:
         return log_normalised(self.screen.counts[rows], self.screen.library[rows]).toarray()
 
     def mean(self, rows: NDArray) -> NDArray[np.float64]:
-        """Mean log expression of the cells at these positions."""
-        return self.log(rows).mean(0, dtype=np.float64)
+        """Mean log expression of the cells at these positions, some at a time: the bits of all at once."""
+        total = np.zeros((1, len(self.screen.genes)))
+        for start in range(0, len(rows), BATCH):
+            block = self.log(rows[start : start + BATCH])
+            total = np.add.reduce(np.concatenate([total, block], dtype=np.float64) if start else block, axis=0, dtype=np.float64)[None]
+        return total[0] / len(rows)
 
     def control_mean(self, code: int) -> NDArray[np.float64]:
         """Mean of the controls that predictions of this context start from: the origin of every effect in it."""

@@ -7,6 +7,8 @@ validation perturbations, never on test.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,16 @@ def classifier_free(v_condition: Velocity, v_null: Velocity, w: float, interval:
 def contrast(v_condition: Velocity, v_control: Velocity, w: float, interval: tuple[float, float] | None = None) -> Velocity:
     """Contrast guidance, `v_control + w (v_condition - v_control)`: scales the effect of the perturbation by w."""
     return _away_from(v_control, v_condition, w, interval)
+
+
+def composed(v_control: Velocity, parts: Sequence[Velocity]) -> Velocity:
+    """Several perturbations at once from each alone: `v_control + sum of (v_part - v_control)` (composition, arXiv 2206.01714)."""
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        nothing = v_control(x, t)
+        return nothing + sum((part(x, t) - nothing for part in parts), torch.zeros_like(nothing))
+
+    return velocity
 
 
 def _away_from(reference: Velocity, v: Velocity, w: float, interval: tuple[float, float] | None) -> Velocity:

@@ -38,10 +38,16 @@ class LabelTable(nn.Module):
         self.n_classes, self.width, self.dropout = n_classes, width, dropout
         self.table = Parameter(0.02 * torch.randn(n_classes + (dropout > 0), width))
 
-    def forward(self, ids: ConditionIds, drop: Bool[Tensor, "b"] | None = None, generator: torch.Generator | None = None) -> Condition:
+    def forward(
+        self,
+        ids: ConditionIds,
+        drop: Bool[Tensor, "b"] | None = None,
+        generator: torch.Generator | None = None,
+        own: Int[Tensor, "o"] | None = None,
+    ) -> Condition:
         """Rows of the labels `ids` (see `class_ids`); the null row where `drop` is True or there is no label.
 
-        In training, where `drop` is None, labels are dropped at random.
+        In training, where `drop` is None, labels are dropped at random. With `own`, only these rows are looked up.
 
         Raises
         ------
@@ -54,5 +60,6 @@ class LabelTable(nn.Module):
         null = labels < 0 if drop is None else drop | (labels < 0)
         if not self.dropout and null.any():
             raise ConfigError("this label table has no row for 'no label': build it with a dropout above 0")
-        rows = self.table[torch.where(null, self.n_classes, labels)]
-        return Condition(rows, rows[:, None], torch.ones_like(null)[:, None])
+        labels = torch.where(null, self.n_classes, labels)
+        rows = self.table[labels if own is None else labels[own]]
+        return Condition(rows, rows[:, None], rows.new_ones(len(rows), 1, dtype=torch.bool))
