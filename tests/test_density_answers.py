@@ -8,7 +8,8 @@ import torch
 from counterflow import ConfigError, CounterFlow, DataError
 from counterflow.flow.density import log_normal
 from counterflow.flow.solvers import dopri5
-from counterflow.prediction import Sampling, solve
+from counterflow.prediction import solve
+from counterflow.sampling import Sampling
 from counterflow.types import ConditionSpec
 
 SETUP = {"perturbation_key": "perturbation", "control": "control"}

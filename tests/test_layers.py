@@ -19,6 +19,8 @@ MODEL_PARTS = (
     "checkpoint",
     "reference",
     "module",
+    "sampling",
+    "reflow",
     "assembly",
     "resuming",
     "devices",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,111 +16,22 @@ from torch import Tensor
 from counterflow.data.progress import tracked
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, describe, write_condition
-from counterflow.errors import ConfigError, DataError, near
+from counterflow.errors import ConfigError, DataError
 from counterflow.fitting import exposures
-from counterflow.flow.choose import choose
+from counterflow.flow.few_step import jump
 from counterflow.flow.guidance import broadcasts
-from counterflow.flow.solvers import SOLVERS, last_step_euler
-from counterflow.flow.stochastic import sde
+from counterflow.flow.solvers import last_step_euler
 from counterflow.module import FlowModule
 from counterflow.processor import at_work
+from counterflow.sampling import JUMP, NO_DRAWS, Sampling
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.spaces.counts import cell_noises, cell_seeds, draw_nb, round_counts, transport, transport_mean
-from counterflow.types import ConditionIds, ConditionSpec, Solver
+from counterflow.types import ConditionIds, ConditionSpec
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-DECODERS = ("calibrated", "transport", "sample", "round")
-"""How expected counts become counts.
-
-transport: the counts of the control cell are thinned and added to, so that what the state does not explain stays. calibrated: the
-same, with the mean of every gene set to that of the rule (`counterflow.recentring`). sample: drawn anew from a negative binomial.
-round: the nearest integer, for states that hold counting noise already.
-"""
-SOLVER = "midpoint"
-STEPS = {"control": 5, "noise": 10}
-"""Steps that are enough: an error of 2 to 3 % of what the flow moves, and no better cells with more (`benchmarks/solvers.py`)."""
-STOCHASTIC = "sde"
-WAYS = (*SOLVERS, STOCHASTIC)
-PRECISIONS = ("32-true", "bf16-mixed")
-MODES = ("abduct", "sample")
-NO_DRAWS: Iterator[Tensor] = iter(())
 BLOCK = 256  # cells solved together, always as many (padded): with a fixed-step solver no cell's bits depend on its company
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a prediction is made. ``None`` takes the default: midpoint, in as many steps as the source needs (`STEPS`)."""
-
-    solver: str | Solver | None = None
-    n_steps: int | None = None
-    guidance: float = 1.0
-    guidance_kind: Literal["contrast", "classifier_free"] = "contrast"
-    guidance_interval: tuple[float, float] | None = None
-    seed: int = 0
-    decoder: str | None = None
-    precision: str = "32-true"
-    combine: Literal["encoder", "algebra"] = "encoder"
-    mode: Literal["abduct", "sample"] | None = None
-
-    def inverts(self, source: str, coupling: object) -> bool:
-        """Whether a given cell starts at the noise that it came from itself (``abduct``), not at noise drawn for it (``sample``).
-
-        Neither where control cells flow: there a cell starts at itself.
-        """
-        if self.mode is None:
-            return source == "noise" and coupling != "genot" and self.solver != STOCHASTIC
-        if self.mode not in MODES:
-            raise ConfigError(f"mode={self.mode!r} is unknown: {near(self.mode, MODES)}")
-        if source != "noise":
-            raise ConfigError(f"mode={self.mode!r} says at which noise a cell starts: this model starts at the control cells themselves")
-        if self.mode == "abduct" and coupling == "genot":
-            raise ConfigError("mode='abduct' finds the noise behind a control cell; with coupling='genot' the cell is a condition instead")
-        if self.mode == "abduct" and self.solver == STOCHASTIC:
-            raise ConfigError("mode='abduct' goes back along the path of the cell, and that of solver='sde' is random: use 'dopri5'")
-        return self.mode == "abduct"
-
-    def resolve(self, source: str, draws: Iterator[Tensor] = NO_DRAWS) -> tuple[Solver, Tensor]:
-        """The solver and its time grid. `draws`: the noise that a stochastic one adds."""
-        n_steps = self.steps(source)
-        if n_steps < 1:
-            raise ConfigError(f"n_steps={n_steps}: at least one step is needed")
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed}: must not be negative")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision={self.precision!r} is unknown: {near(self.precision, PRECISIONS)}")
-        if self.solver == STOCHASTIC and source != "noise":
-            raise ConfigError("solver='sde' needs the score, which only a flow from noise has: fit with source='noise'")
-        solver = sde(draws) if self.solver == STOCHASTIC else choose(self.solver or SOLVER, SOLVERS, "solver")
-        return solver, torch.linspace(0, 1, n_steps + 1)
-
-    def steps(self, source: str) -> int:
-        """Given, or the default: twice as many for euler, which evaluates the network once a step, and for the sde."""
-        return (2 if self.solver in ("euler", STOCHASTIC) else 1) * STEPS[source] if self.n_steps is None else self.n_steps
-
-    @property
-    def effect_scale(self) -> float:
-        """By what contrast guidance multiplies an effect that is known as such: the rule's, whose control effect is zero."""
-        low, high = self.guidance_interval or (0.0, 1.0)
-        return 1.0 + (self.guidance - 1.0) * (high - low) if self.guidance_kind == "contrast" else 1.0
-
-    def decode_by(self, default: str, anchored: bool) -> str:
-        """The decoder, given that of the space and whether there is a rule; transport is calibrated where it can be."""
-        chosen = self.decoder or ("calibrated" if default == "transport" and anchored else default)
-        if chosen not in DECODERS:
-            raise ConfigError(f"decoder={chosen!r} is unknown: {near(chosen, DECODERS)}")
-        if chosen == "calibrated" and not anchored:
-            raise ConfigError("decoder='calibrated' sets gene means to those of the rule, and this model has none (anchor='none')")
-        return chosen
-
-    def describe(self, source: str, coupling: object) -> dict[str, Any]:
-        """JSON-able, for ``uns``."""
-        values = asdict(self)
-        values["solver"], values["n_steps"] = self.solver if isinstance(self.solver, str) else SOLVER, self.steps(source)
-        values["mode"] = "control" if source == "control" else "abduct" if self.inverts(source, coupling) else "sample"
-        values["guidance_interval"] = list(self.guidance_interval or (0.0, 1.0))
-        return values
 
 
 @dataclass(frozen=True)
@@ -167,17 +79,13 @@ def solve(
 
     `draws`: what a stochastic solver adds on the way.
     """
+    how = how.suited(module.objective)
     solver, grid = how.resolve(module.source, draws)
-    origin = control if module.origin is not None else None
     ids, factual = _once(ids, module), _once(factual, module)
-    guided = module.velocity(
-        ids,
-        origin=origin,
-        guidance=how.guidance,
-        guidance_kind=how.guidance_kind,
-        guidance_interval=how.guidance_interval,
-        combine=how.combine,
-    )
+    guided = partial(
+        module.velocity, ids, origin=control if module.origin is not None else None, guidance=how.guidance,
+        guidance_kind=how.guidance_kind, guidance_interval=how.guidance_interval, combine=how.combine,
+    )  # fmt: skip
     last = last_step_euler if module.prediction == "x" else None
     if module.source == "control":
         assert control is not None
@@ -191,7 +99,9 @@ def solve(
             last = None  # the way there is the way back: what was inverted to a tolerance comes back to it
     solver = solver if last is None else last(solver)
     with torch.autocast(x0.device.type, torch.bfloat16, enabled=how.precision == "bf16-mixed"):
-        return solver(guided, x0, grid)
+        if how.solver == JUMP:
+            return jump(lambda x, t, r: guided(until=r)(x, t), x0, grid)
+        return solver(guided(), x0, grid)
 
 
 def _once(ids: ConditionIds, module: FlowModule) -> ConditionIds:
@@ -203,6 +113,7 @@ def _once(ids: ConditionIds, module: FlowModule) -> ConditionIds:
 
 def solved(module: FlowModule, control: Tensor, seeds: np.ndarray, ids: ConditionIds, factual: ConditionIds, how: Sampling) -> Tensor:
     """States of given control cells under `ids`; whatever is random belongs to a cell, by its number in `seeds`."""
+    how = how.suited(module.objective)
     if module.source == "control" or how.inverts(module.source, module.coupling):
         return solve(module, control, None, ids, factual, how)
     return solve_from_noise(module, control, seeds, ids, factual, how)

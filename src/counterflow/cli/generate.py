@@ -102,7 +102,7 @@ def request(options: Namespace) -> dict[str, Any]:
 def _cells(model: CounterFlow, options: Namespace, done: int, terminal: Terminal) -> Iterator[AnnData]:
     """Some at a time: a million cells need no more memory than a few thousand."""
     from counterflow.cli.feed import read_or_open
-    from counterflow.prediction import Sampling
+    from counterflow.sampling import Sampling
 
     conditions = condition_table(model, options)
     if options.new:
