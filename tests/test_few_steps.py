@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from counterflow import ConfigError, CounterFlow
 from counterflow.backbones import BACKBONES
+from counterflow.nn.embed import TimeEmbedding
 from counterflow.prediction import solve
 from counterflow.reflow import Reflow
 from counterflow.sampling import Sampling
@@ -52,6 +54,15 @@ def test_mean_velocities_train_predict_save_and_load(data, tiny_screen, tmp_path
     assert model.generate(single, 5).n_obs == 5
 
 
+def test_mean_velocities_in_bfloat16_and_in_chunks(data, monkeypatch):
+    """Chunks change nothing but the memory."""
+    model = fit(data, {"max_steps": 3, "precision": "bf16-mixed"}, objective="meanflow")
+    assert model.predict(conditions="control", n_cells=5).n_obs == 5
+    whole = weights(fit(data, {"max_steps": 3}, objective="meanflow"))
+    monkeypatch.setattr("counterflow.memory.MOST_KEPT", 50_000)
+    assert torch.allclose(weights(fit(data, {"max_steps": 3}, objective="meanflow")), whole, atol=1e-5)
+
+
 def test_a_single_jump_evaluates_the_network_once_and_looks_all_the_way_ahead(data, monkeypatch):
     model = fit(data, {"max_steps": 1}, objective="meanflow")
     asked = []
@@ -87,6 +98,28 @@ def test_what_does_not_go_with_mean_velocities_is_refused(data):
     with pytest.raises(ConfigError, match="goes back along"):
         model.predict(mode="abduct")
     assert model.predict(mode="abduct", solver="midpoint", n_cells=3).n_obs
+
+
+def test_the_scale_of_time_is_an_option_and_is_saved(data, tiny_screen, tmp_path):
+    CounterFlow.setup_anndata(data, **SETUP)
+
+    def scales(model):
+        return {part.time_scale for part in model.module.modules() if isinstance(part, TimeEmbedding)}
+
+    for options, expected in [({}, 1000.0), ({"time_scale": 30.0}, 30.0), ({"objective": "meanflow"}, 1.0),
+                              ({"objective": "meanflow", "time_scale": 5}, 5)]:  # fmt: skip
+        assert scales(CounterFlow(data, **TINY | options)) == {expected}
+    model = fit(data, time_scale=2.0)
+    before = model.predict(conditions=tiny_screen.conditions[0], n_cells=10)
+    model.save(tmp_path / "model")
+    loaded = CounterFlow.load(tmp_path / "model")
+    assert scales(loaded) == {2.0}
+    assert np.array_equal(loaded.predict(conditions=tiny_screen.conditions[0], n_cells=10).layers["mean"], before.layers["mean"])
+    for value in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="time_scale"):
+            CounterFlow(data, **TINY | {"time_scale": value})
+    with pytest.raises(ConfigError, match="TimeEmbedding"):
+        CounterFlow(data, backbone=nn.Linear(6, 6), time_scale=1.0, space_kwargs={"n_components": 6})
 
 
 # ---------------------------------------------------------------------------------------------------------------- reflow

@@ -30,14 +30,15 @@ def in_chunks(
     network: nn.Module, x: Float[Tensor, "b *s"], t: Float[Tensor, "b"], condition: Condition, per_cell: int
 ) -> Float[Tensor, "b *s"]:
     """``network(x, t, condition)``, in as many chunks as keep it under `MOST_KEPT`; at once where all fits."""
-    at_once = max(1, MOST_KEPT // per_cell)
-    if len(x) <= at_once or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or len(chunks := chunks_of(len(x), per_cell)) == 1:
         return network(x, t, condition)
-    parts = []
-    for start in range(0, len(x), at_once):
-        arguments = _rows(slice(start, start + at_once), len(x), x, t, condition)
-        parts.append(checkpoint(network, *arguments, use_reentrant=False))
-    return torch.cat(parts)
+    return torch.cat([checkpoint(network, *_rows(rows, len(x), x, t, condition), use_reentrant=False) for rows in chunks])
+
+
+def chunks_of(n: int, per_cell: int) -> list[slice]:
+    """Rows of n cells, as many together as keep under `MOST_KEPT`; at least one chunk."""
+    at_once = max(1, MOST_KEPT // per_cell)
+    return [slice(start, start + at_once) for start in range(0, max(n, 1), at_once)]
 
 
 def _rows(rows: slice, n: int, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor, Condition]:

@@ -17,7 +17,7 @@ from counterflow.flow.few_step import intervals, mean_velocity
 from counterflow.flow.guidance import bind, classifier_free, composed, contrast
 from counterflow.flow.path import Prediction, flow_loss, interpolate, to_velocity, x1_hat
 from counterflow.flow.time import TIMES, TimeSampler
-from counterflow.memory import in_chunks, kept_per_cell
+from counterflow.memory import chunks_of, in_chunks, kept_per_cell
 from counterflow.nn.embed import TimeEmbedding
 from counterflow.nn.labels import LabelTable
 from counterflow.types import Batch, Condition, ConditionIds, Velocity
@@ -53,6 +53,9 @@ class FlowModule(nn.Module):
         Probability that a cell's perturbation is replaced by the null, and that each of its covariates is.
     objective
         ``flow``: the network learns velocities. ``meanflow``: mean velocities over stretches of time, for one or two steps.
+    time_scale
+        What the network's `TimeEmbedding` multiplies t by: velocities are the smoother in t the smaller it is. ``None``: as the backbone has
+        it; 1 with ``meanflow``, which learns from a derivative in time that a rough table drowns.
     mmd_weight
         Weight of a second term of the loss: how far the predicted end points of each group are from its cells as a distribution.
     """
@@ -70,6 +73,7 @@ class FlowModule(nn.Module):
         condition_dropout: float = 0.1,
         mmd_weight: float = 0.0,
         objective: Literal["flow", "meanflow"] = "flow",
+        time_scale: float | None = None,
     ) -> None:
         super().__init__()
         if source not in SOURCES:
@@ -94,10 +98,13 @@ class FlowModule(nn.Module):
             raise ConfigError("objective='meanflow' learns mean velocities: use prediction='v', and no mmd_weight")
         self.objective = objective
         self.span = TimeEmbedding(encoder.width) if objective == "meanflow" else None  # reads how far the network is to look ahead
-        if self.span is not None:
-            for part in self.modules():
-                if isinstance(part, TimeEmbedding):
-                    part.time_scale = 1.0  # mean velocities are learnt from a derivative in time, and a rough table drowns it
+        tables = [part for part in self.backbone.modules() if isinstance(part, TimeEmbedding)]
+        if time_scale is not None and (not 0 < time_scale < float("inf") or not tables):
+            raise ConfigError(f"time_scale={time_scale:g} must be positive, and is for backbones with a counterflow.nn.embed.TimeEmbedding")
+        if time_scale is None and self.span is not None:
+            time_scale = 1.0
+        for table in tables if self.span is None else [*tables, self.span]:
+            table.time_scale = table.time_scale if time_scale is None else time_scale
 
     def loss(self, batch: Batch, generator: torch.Generator, pairs: Pairs | None = None) -> Tensor:
         """Mean squared velocity error of one batch; all randomness comes from `generator`. `pairs`: where else its ends come from."""
@@ -112,11 +119,13 @@ class FlowModule(nn.Module):
             x_t, t, r, velocity = (value[batch.own] for value in (x_t, t, r, velocity))
             origin = None if origin is None else origin[batch.own]
         heard = self._with_origin(condition, origin)
+        plain = heard
         if self.span is not None:
-            velocity = mean_velocity(lambda x, t, r: self.backbone.forward(x, t, self._ahead(heard, r - t)), x_t, t, r, velocity)
-            heard = self._ahead(heard, r - t)
+            heard = self._ahead(plain, r - t)
         if self._kept is None:
             self._kept = kept_per_cell(self.backbone, x_t, t, heard)
+        if self.span is not None:
+            velocity = self._mean_velocity(x_t, t, r, velocity, plain)
         output = in_chunks(self.backbone, x_t, t, heard, self._kept)
         loss = flow_loss(output, x_t, t, velocity, prediction=self.prediction).mean()
         if self.mmd_weight:
@@ -124,6 +133,19 @@ class FlowModule(nn.Module):
             predicted = x1_hat(x_t, t, to_velocity(output, x_t, t, self.prediction))
             loss = loss + self.mmd_weight * group_mmd(predicted, x1[own], batch.group[own])
         return loss
+
+    def _mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, velocity: Tensor, condition: Condition) -> Tensor:
+        """What the network is to say of the stretches from t to r; in chunks that fit into memory."""
+        assert self._kept is not None
+        parts = []
+        for rows in chunks_of(len(x), self._kept):
+            heard = Condition(*(part[rows] for part in condition))
+
+            def average(x: Tensor, t: Tensor, r: Tensor, heard: Condition = heard) -> Tensor:
+                return self.backbone.forward(x, t, self._ahead(heard, r - t))
+
+            parts.append(mean_velocity(average, x[rows], t[rows], r[rows], velocity[rows]))
+        return torch.cat(parts)
 
     def pairs(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
         """Cells of the batch, each with the source cell that the coupling gives it."""
