@@ -72,9 +72,8 @@ def assemble(
             **config["backbone_kwargs"],
         )
         chosen: dict[str, Any] = {name: config[name] for name in ("source", "coupling", "prediction", "time", "condition_dropout")}
-        return FlowModule(
-            backbone, encoder, state_shape, **chosen, mmd_weight=config.get("mmd_weight", 0.0), objective=objective_of(config)
-        ).eval()
+        chosen |= {"mmd_weight": config.get("mmd_weight", 0.0), "objective": objective_of(config), "time_scale": config.get("time_scale")}
+        return FlowModule(backbone, encoder, state_shape, **chosen).eval()
 
 
 def objective_of(config: dict[str, Any]) -> Any:

@@ -72,11 +72,11 @@ class CounterFlow(EffectAnswers):
         source; fits the flow two more times on less data to learn how far it is trusted). ``none``: the flow learns the whole effect
         (default with noise).
     objective
-        ``flow``: the network learns velocities. ``meanflow``: mean velocities, which reach the data in one step or two; a third more to
-        train.
+        ``flow``: the network learns velocities. ``meanflow``: mean velocities, which reach the data in one step or two; up to twice as
+        long to train.
     time_scale
-        What the flow's time is multiplied by before the network's table of sinusoids. Default: 1000 (``meanflow``: 1). With 1, velocities are
-        smoother in time, and two evaluations (``midpoint``, 1 step) about as good as twenty.
+        What the flow's time is multiplied by before the network's table of sinusoids. Default: 1000 (``meanflow``: 1). With 1, velocities
+        are smoother in time, and two evaluations (``midpoint``, 1 step) about as good as twenty.
     mmd_weight
         Weight of a distributional term in the loss; 0 is the plain flow.
     n_top_genes

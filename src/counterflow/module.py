@@ -54,8 +54,8 @@ class FlowModule(nn.Module):
     objective
         ``flow``: the network learns velocities. ``meanflow``: mean velocities over stretches of time, for one or two steps.
     time_scale
-        What the network's `TimeEmbedding` multiplies t by: velocities are the smoother in t the smaller it is. ``None``: as the backbone has
-        it; 1 with ``meanflow``, which learns from a derivative in time that a rough table drowns.
+        What the network's `TimeEmbedding` multiplies t by: velocities are the smoother in t the smaller it is. ``None``: as the backbone
+        has it; 1 with ``meanflow``, which learns from a derivative in time that a rough table drowns.
     mmd_weight
         Weight of a second term of the loss: how far the predicted end points of each group are from its cells as a distribution.
     """
