@@ -1,5 +1,7 @@
 """Reflow and mean velocities, from Python to the saved model."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ from torch import nn
 
 from counterflow import ConfigError, CounterFlow
 from counterflow.backbones import BACKBONES
+from counterflow.fitting import states_of, training_steps
+from counterflow.module import FlowModule
 from counterflow.nn.embed import TimeEmbedding
 from counterflow.prediction import solve
 from counterflow.reflow import Reflow
@@ -144,14 +148,15 @@ def test_reflow_straightens_the_paths(data, tiny_screen, source):
     assert straightness(after, single) < 0.8 * straightness(before, single)
 
 
-def test_pairs_are_those_of_the_teacher(data):
-    model = fit(data, {"max_steps": 20}, condition_dropout=0.0, anchor="none")
-    teacher = model.module
-    from counterflow.fitting import states_of, training_steps
-
+def one_batch(model):
     states = states_of(model._train_cells, model.space)
     plan = {"n_sets": 2, "set_size": 16, "seed": 0, "start": 0, "stop": 1}
-    batch = training_steps(model._train_cells, states, model.vocabulary, None, model.setup, anchors=False, **plan).batch(0)
+    return training_steps(model._train_cells, states, model.vocabulary, None, model.setup, anchors=False, **plan).batch(0)
+
+
+def test_pairs_are_those_of_the_teacher(data):
+    model = fit(data, {"max_steps": 20}, condition_dropout=0.0, anchor="none")
+    teacher, batch = model.module, one_batch(model)
     objective = Reflow(fit(data, {"max_steps": 1}, condition_dropout=0.0, anchor="none").module, teacher).eval()
     x0, x1, _ = objective.pairs(batch, torch.Generator().manual_seed(0))
     assert torch.equal(x0, objective.module.pairs(batch, torch.Generator().manual_seed(0))[0])
@@ -161,6 +166,15 @@ def test_pairs_are_those_of_the_teacher(data):
     assert trained == {id(weight) for weight in objective.module.parameters()}
     objective.loss(batch, torch.Generator().manual_seed(0)).backward()
     assert all(weight.grad is None for weight in teacher.parameters())
+
+
+def test_teacher_and_pupil_are_in_the_dark_about_the_same_things(data, monkeypatch):
+    model = fit(data, {"max_steps": 1}, condition_dropout=0.5)
+    heard, dropped = [], FlowModule.dropped_condition
+    monkeypatch.setattr(FlowModule, "dropped_condition", lambda *given: heard.append(dropped(*given)) or heard[-1])
+    Reflow(copy.deepcopy(model.module), model.module).train().loss(one_batch(model), torch.Generator().manual_seed(0))
+    teacher, pupil = heard
+    assert all(torch.equal(a, b) for a, b in zip(teacher, pupil, strict=True))
 
 
 def test_reflow_starts_where_the_fit_ended_and_changes_the_network_only(data):
