@@ -106,7 +106,8 @@ def _memory(f: Figures) -> str:
     return f"CellFlow {f.extra('train: cellflow small', 'peak_rss_mib'):.0f}; sampling {f.extra('sample: dopri5 fp32', 'peak_mb'):.0f}"
 
 
-def main() -> None:
+def page() -> str:
+    """The table, in words around it."""
     stored = json.loads((RESULTS / "speed.json").read_text(encoding="utf-8"))
     file = RESULTS / "fit_to_quality.json"
     quality = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -125,9 +126,9 @@ def main() -> None:
         met = seen >= goal if direction == "at least" else seen <= goal
         verdict = "not measured" if math.isnan(seen) else "met" if met else "**missed**"
         text.append(f"| {what} | {seen:,.3g} | {direction} {goal:,.3g} | {verdict} | {said} |")
-    (RESULTS / "speed.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    print("\n".join(text))
+    return "\n".join(text) + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    (RESULTS / "speed.md").write_text(page(), encoding="utf-8")
+    print(page())
