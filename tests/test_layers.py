@@ -19,6 +19,7 @@ MODEL_PARTS = (
     "checkpoint",
     "reference",
     "module",
+    "grouping",
     "assembly",
     "resuming",
     "devices",
