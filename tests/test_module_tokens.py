@@ -41,7 +41,7 @@ def members(model):
     return model.module.backbone.tokenizer.layout.members
 
 
-@pytest.mark.parametrize("backbone", ["dit", "set", "ssm"])
+@pytest.mark.parametrize("backbone", ["dit", "set", "ssm", "longconv"])
 def test_pathways_are_saved_with_the_model(backbone, declared, gmt, randomise, tmp_path):
     with pytest.warns(UserWarning, match=r"modules: 1 of 6 genes are not among the modelled ones \(UNHEARD\)"):
         model = fitted(declared, backbone, modules=gmt, genes_per_token=7)
