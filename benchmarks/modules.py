@@ -42,7 +42,9 @@ def one(seed: int, seconds: float) -> list[dict]:
     screen, hidden = demo.screen_with_hidden_pairs(seed)
     methods, steps, tokens = demo.fit_rules(screen.adata, RULES), {}, {}
     for name, (backbone, options) in cases(screen, seed).items():
-        model = CounterFlow(screen.adata, backbone=backbone, backbone_kwargs=options, space="raw", source="control", anchor="none", seed=seed)
+        model = CounterFlow(
+            screen.adata, backbone=backbone, backbone_kwargs=options, space="raw", source="control", anchor="none", seed=seed
+        )
         model.train(max_seconds=seconds, progress=False)
         methods[name], steps[name] = model, model.n_steps_trained
         layout = getattr(getattr(model.module.backbone, "tokenizer", None), "layout", None)
@@ -64,7 +66,12 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = [row for seed in range(options.seeds) for row in one(seed, options.seconds)]
     print(pd.DataFrame(rows).groupby("name", sort=False)[["rmse", "steps", "tokens"]].mean().round(4).to_string())
-    about = {"torch": torch.__version__, "machine": platform.machine(), "seconds": options.seconds, "command": "python benchmarks/modules.py"}
+    about = {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "seconds": options.seconds,
+        "command": "python benchmarks/modules.py",
+    }
     options.out.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 

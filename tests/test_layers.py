@@ -37,6 +37,7 @@ MODEL_PARTS = (
     "bounded",
     "soundness",
     "saving",
+    "panels",
 )
 """In the order in which they may import each other: later ones the earlier ones."""
 TOP = {"demo", "budget", "compare", "run", "replay", "cli"}

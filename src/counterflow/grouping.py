@@ -1,4 +1,4 @@
-"""Which features of a state are read together: in an order in which correlated ones are neighbours, or in modules.
+"""Which features of a state are read together: in an order in which correlated ones are neighbours, or in modules. And what they are like.
 
 Modules are gene sets, or clusters of control cells. Either way every feature is in at least one.
 """
@@ -9,20 +9,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from counterflow.backbones import BACKBONES, reads_order
+from counterflow.conditions.gene_features import gene_loadings, table_rows, unknown_kind
 from counterflow.data.gene_sets import named_sets, positions_in, read_gmt
 from counterflow.data.ledger import Ledger
 from counterflow.data.screen import Screen
+from counterflow.data.source import enough, whole
 from counterflow.errors import ConfigError, near, warn
+from counterflow.spaces.base import log_normalise
 
 MODULES = ("clusters", "rank")  # besides gene sets
 MOST_MODULES = 256  # of clusters, and of genes in no set
 FEWEST_GENES = 4  # in one of those
 _CELLS = 2000  # that an order is learnt from
-_STORED = "module.backbone.tokenizer.layout.members"  # among the weights of a model
+_STORED, _KNOWN_BY = "module.backbone.tokenizer.layout.members", "module.backbone.features"  # among the weights of a model
 
 
 class Grouping(NamedTuple):
@@ -30,15 +34,19 @@ class Grouping(NamedTuple):
 
     order: Tensor | None = None  # a permutation of the features
     modules: Tensor | None = None  # one row of features per token, padded with -1
+    known_by: Tensor | None = None  # one row of numbers per gene, see `counterflow.backbones.featured`
 
     @classmethod
     def stored(cls, config: Mapping[str, Any], weights: Mapping[str, Tensor], n_features: int) -> Grouping:
         """For weights that are about to be loaded: they bring the order, and hold the modules."""
-        return cls(torch.arange(n_features), weights.get(_STORED) if _chosen(config) is not None else None)
+        modules = weights.get(_STORED) if _chosen(config) is not None else None
+        return cls(torch.arange(n_features), modules, weights.get(_KNOWN_BY) if _chosen(config, "gene_features") is not None else None)
 
     def arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """``backbone_kwargs``, with modules in place of the name of a way to find them."""
         given = dict(config["backbone_kwargs"])
+        if self.known_by is not None:
+            given["gene_features"] = self.known_by
         if self.modules is None:
             return given
         given.pop("genes_per_token", None)
@@ -151,11 +159,30 @@ def clusters(order: np.ndarray, sizes: Sequence[int], most: int) -> list[np.ndar
     return [np.array(group) for group in groups]
 
 
-def _chosen(config: Mapping[str, Any]) -> Any:
-    """What the user gave for modules; networks of others may have an option of that name and another meaning."""
+def gene_features(config: dict[str, Any], cells: Screen, ledger: Ledger) -> Tensor | None:
+    """What ``backbone_kwargs={"gene_features": ...}`` says of every gene (G x P); a table is called ``table`` in `config` from then on."""
+    chosen = _chosen(config, "gene_features")
+    if chosen is None:
+        return None
+    if config["space"] != "raw":
+        raise ConfigError(f"gene_features are about genes, and space={config['space']!r} has none: use space='raw'")
+    if isinstance(chosen, pd.DataFrame):
+        config["backbone_kwargs"]["gene_features"] = "table"
+        ledger.remark("gene features", "handed in: from which cells they were computed, if from any, is not known")
+        return torch.from_numpy(table_rows(chosen, cells.genes))
+    if chosen != "coexpression":
+        raise unknown_kind(chosen)
+    controls = cells.rows(cells.is_control)
+    controls = controls.rows(enough(len(controls.cells), len(cells.genes), config["seed"]))
+    ledger.record("gene features", controls.keys)
+    return torch.from_numpy(gene_loadings(log_normalise(whole(controls.counts), controls.library), seed=config["seed"]))
+
+
+def _chosen(config: Mapping[str, Any], option: str = "modules") -> Any:
+    """What the user gave; networks of others may have an option of that name and another meaning."""
     backbone = config["backbone"]
     named = isinstance(backbone, str) and backbone in BACKBONES
-    return config["backbone_kwargs"].get("modules") if named else None
+    return config["backbone_kwargs"].get(option) if named else None
 
 
 def _size(config: Mapping[str, Any], n_features: int) -> int:

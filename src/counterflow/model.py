@@ -32,7 +32,7 @@ from counterflow.evaluate.audit import audit_model
 from counterflow.fitting import fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.footprint import Footprint, check_memory, footprint
-from counterflow.grouping import Grouping, gene_sets, learnt_grouping, plain_grouping
+from counterflow.grouping import Grouping, gene_features, gene_sets, learnt_grouping, plain_grouping
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
 from counterflow.recentring import Recentring, Trust
@@ -155,7 +155,8 @@ class CounterFlow(EffectAnswers):
             kwargs.update(latent.size)
             self.space = latent
         sets, n_features = gene_sets(self.config, self.genes, report=True), int(np.prod(self.space.state_shape))
-        self.grouping = plain_grouping(self.config, sets, n_features)
+        known_by = gene_features(self.config, train, ledger)
+        self.grouping = plain_grouping(self.config, sets, n_features)._replace(known_by=known_by)
         self.module = self.build_module(self.grouping, self.vocabulary.seen)  # wrong options are refused here, before anything is trained
         if isinstance(self.config["backbone"], nn.Module):
             ledger.remark("backbone", "a module of yours: what its weights were trained on is not known")
@@ -308,7 +309,8 @@ class CounterFlow(EffectAnswers):
         ledger.forget("space", "order", "rule", "weights", "recipe", "validation", "guidance")
         fit_space(self.space, cells, seed, ledger)
         states = states_of(cells, self.space)
-        self.grouping = grouping = learnt_grouping(self.config, gene_sets(self.config, self.genes), cells, states, ledger)
+        grouping = learnt_grouping(self.config, gene_sets(self.config, self.genes), cells, states, ledger)
+        self.grouping = grouping = grouping._replace(known_by=self.grouping.known_by)
         n_sets, set_size = max(1, batch_size // set_size), min(set_size, batch_size)
         if max_steps is None:
             max_steps = DEFAULT_STEPS if max_epochs is None else max_epochs * max(1, -(-len(cells.cells) // (n_sets * set_size)))
@@ -368,6 +370,30 @@ class CounterFlow(EffectAnswers):
     def build_module(self, grouping: Grouping | None, seen: frozenset[str]) -> FlowModule:
         """An untrained network for this model's vocabulary and space; `grouping` says which state features sit together."""
         return assemble(self.config, self.features, self.vocabulary, self.space.state_shape, grouping or Grouping(), seen)
+
+    def on_panel(self, adata: AnnData, *, genes: Sequence[str] | None = None, gene_features: pd.DataFrame | None = None) -> CounterFlow:
+        """The same model for cells measured on other genes: a part of its own, another order, or genes it has never seen.
+
+        Parameters
+        ----------
+        adata
+            Control cells on the other panel; the model keeps up to `keep_controls` of each context.
+        genes
+            Those to model; ``None``: all of the file.
+        gene_features
+            The table that the model was fitted with, if it was a table, with rows for the genes that are new.
+
+        Raises
+        ------
+        ConfigError
+            If this kind of model knows its genes by their numbers only (see ``docs/tokens.md``).
+        DataError
+            If a gene is new and nothing is known of it.
+        """
+        from counterflow import panels
+
+        self._check_trained()
+        return panels.on_panel(self, adata, genes, gene_features)
 
     def audit(self, adata: AnnData | None = None, subset: str = "test", on_unknown: Literal["error", "mean"] = "error") -> str:
         """Check that nothing fitted here saw a held-out cell of `adata` (None: the training AnnData); see `audit_model`."""

@@ -28,7 +28,8 @@ def test_trunk_of_dit_s_has_the_parameters_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("name", "most", "kwargs"), [("dit", 256, {}), ("ssm", 128, {}), ("longconv", 1024, {}), ("set", 3000, {}), ("ssm", 3000, {"order": "none"})]
+    ("name", "most", "kwargs"),
+    [("dit", 256, {}), ("ssm", 128, {}), ("longconv", 1024, {}), ("set", 3000, {}), ("ssm", 3000, {"order": "none"})],
 )
 def test_tokens_are_kept_few_unless_genes_are_a_set(name, most, kwargs):
     for n_features, expected in ((100, 100), (3000, None)):

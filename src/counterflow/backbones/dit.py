@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from counterflow.backbones.sizes import pick_size, vector_length
@@ -34,6 +34,7 @@ def dit(
     genes_per_token: int | None = None,
     feature_order: Int[Tensor, "s"] | None = None,
     modules: Modules = None,
+    gene_features: Float[Tensor, "s p"] | None = None,
     qk_norm: bool = False,
     checkpointing: bool = False,
 ) -> nn.Module:
@@ -56,6 +57,9 @@ def dit(
     modules
         Groups of features as tokens in place of `genes_per_token` at a time; see `over_genes`. `CounterFlow` also takes a GMT file, a
         dict of gene sets, or ``clusters``.
+    gene_features
+        One row of numbers per gene, for a network that also answers for genes it never saw; see `counterflow.backbones.featured`.
+        `CounterFlow` also takes ``coexpression``, or a DataFrame indexed by gene.
     qk_norm
         Normalise queries and keys: keeps attention in bounds when training in bfloat16, or with a high learning rate.
     checkpointing
@@ -81,4 +85,4 @@ def dit(
         n_heads=chosen["n_heads"],
         checkpointing=checkpointing,
     )
-    return over_genes(n_features, chosen["width"], trunk, modules, per_token, order)
+    return over_genes(n_features, chosen["width"], trunk, modules, per_token, order, gene_features)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from counterflow.backbones.sizes import pick_size, vector_length
 from counterflow.backbones.token import Modules, over_genes
@@ -28,6 +29,7 @@ def set_attention(
     n_heads: int | None = None,
     n_inducing: int | None = None,
     modules: Modules = None,
+    gene_features: Float[Tensor, "s p"] | None = None,
     qk_norm: bool = False,
     checkpointing: bool = False,
 ) -> nn.Module:
@@ -48,6 +50,9 @@ def set_attention(
     modules
         Groups of features as tokens in place of `genes_per_token` at a time; see `over_genes`. `CounterFlow` also takes a GMT file, a
         dict of gene sets, or ``clusters``.
+    gene_features
+        One row of numbers per gene, for a network that also answers for genes it never saw; see `counterflow.backbones.featured`.
+        `CounterFlow` also takes ``coexpression``, or a DataFrame indexed by gene.
     qk_norm
         Normalise queries and keys: keeps attention in bounds when training in bfloat16, or with a high learning rate.
     checkpointing
@@ -69,4 +74,4 @@ def set_attention(
         n_heads=chosen["n_heads"],
         checkpointing=checkpointing,
     )
-    return over_genes(n_features, chosen["width"], trunk, modules)
+    return over_genes(n_features, chosen["width"], trunk, modules, gene_features=gene_features)

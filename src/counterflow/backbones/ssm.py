@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from counterflow.backbones.sizes import pick_size, vector_length
@@ -36,6 +36,7 @@ def ssm(
     genes_per_token: int | None = None,
     feature_order: Int[Tensor, "s"] | None = None,
     modules: Modules = None,
+    gene_features: Float[Tensor, "s p"] | None = None,
     order: Literal["stored", "none"] = "stored",
     checkpointing: bool = False,
 ) -> nn.Module:
@@ -60,6 +61,9 @@ def ssm(
     modules
         Groups of features as tokens in place of `genes_per_token` at a time; see `over_genes`. `CounterFlow` also takes a GMT file, a
         dict of gene sets, or ``clusters``.
+    gene_features
+        One row of numbers per gene, for a network that also answers for genes it never saw; see `counterflow.backbones.featured`.
+        `CounterFlow` also takes ``coexpression``, or a DataFrame indexed by gene.
     order
         `"stored"` reads the tokens as a sequence, from both ends. `"none"` forgets nothing and is exactly permutation-equivariant:
         linear attention over a set.
@@ -87,4 +91,4 @@ def ssm(
         n_heads=chosen["n_heads"],
         checkpointing=checkpointing,
     )
-    return over_genes(n_features, chosen["width"], trunk, modules, per_token, layout)
+    return over_genes(n_features, chosen["width"], trunk, modules, per_token, layout, gene_features)

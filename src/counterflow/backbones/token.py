@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from counterflow.backbones.featured import FeaturedBackbone
 from counterflow.backbones.rank import RankBackbone
 from counterflow.errors import ConfigError
 from counterflow.nn.gene_modules import ModuleHead, ModuleTokenizer
@@ -85,6 +86,7 @@ def over_genes(
     modules: Modules = None,
     genes_per_token: int = 1,
     order: Int[Tensor, "s"] | None = None,
+    gene_features: Float[Tensor, "s p"] | None = None,
 ) -> nn.Module:
     """A backbone over genes or groups of them: what every factory of token models ends with.
 
@@ -93,7 +95,15 @@ def over_genes(
     modules
         None: `genes_per_token` genes at a time, in the given order. A table of gene numbers: see `counterflow.nn.gene_modules`.
         ``rank``: see `counterflow.backbones.rank`.
+    gene_features
+        One row per gene: see `counterflow.backbones.featured`.
     """
+    if gene_features is not None:
+        if not isinstance(gene_features, Tensor):
+            raise ConfigError(f"a network takes gene_features as a table of numbers, not {gene_features!r}: names are for CounterFlow")
+        if modules is not None or genes_per_token > 1 or order is not None:
+            raise ConfigError("gene_features needs genes as a set: use 'set', 'dit' with genes_per_token=1, or 'ssm' with order='none'")
+        return FeaturedBackbone(gene_features, width, trunk)
     if modules is None:
         return TokenBackbone(
             GeneTokenizer(n_features, width, genes_per_token, order), trunk, GeneHead(n_features, width, genes_per_token, order)
