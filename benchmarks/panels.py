@@ -29,7 +29,13 @@ from counterflow import CounterFlow, demo
 from counterflow.conditions.gene_features import carried_over, gene_loadings
 from counterflow.spaces.base import log_normalise
 
-SETUP = {"perturbation_key": "perturbation", "control": "control", "match_keys": ["cell_type"], "split_key": "split", "library_size_key": "n_counts"}
+SETUP = {
+    "perturbation_key": "perturbation",
+    "control": "control",
+    "match_keys": ["cell_type"],
+    "split_key": "split",
+    "library_size_key": "n_counts",
+}
 
 
 def fit(adata, backbone, kwargs, steps, seed):
@@ -90,7 +96,9 @@ def one(seed, steps):
     rows = []
     for name, values in predicted.items():
         pearson = float(np.corrcoef(values.ravel(), truth.ravel())[0, 1]) if values.any() else 0.0
-        rows.append({"seed": seed, "name": name, "pearson": round(pearson, 3), "rmse": round(float(np.sqrt(((values - truth) ** 2).mean())), 4)})
+        rows.append(
+            {"seed": seed, "name": name, "pearson": round(pearson, 3), "rmse": round(float(np.sqrt(((values - truth) ** 2).mean())), 4)}
+        )
         print(rows[-1], flush=True)
     return rows
 

@@ -164,7 +164,7 @@ class CounterFlow(EffectAnswers):
         self.reference = Reference.keep(
             train, adata.obs[screen.split == "train"], self.setup, self.config["keep_controls"], self.config["seed"]
         )
-        self.trained_on = {
+        self.trained_on: dict[str, Any] = {
             "cells": len(train.cells),
             "control_cells": int(train.is_control.sum()),
             "held_out_cells": int((screen.split == "test").sum()),
