@@ -1,7 +1,7 @@
 """A fitted model on another gene panel: the same weights, with rows for the genes that are there.
 
-What belongs to a gene (its token, its answer, mean and scale) is taken along for genes that were in training. A gene that was not gets
-its token and answer from its features alone, mean and scale from the given control cells. No weight is changed, and nothing is fitted again.
+What belongs to a gene (its token, its answer, mean and scale) is taken along for genes that were in training. A gene that was not gets its
+token and answer from its features alone, mean and scale from the given control cells. No weight is changed, nothing is fitted again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Genes that are known by what they are like: a network over a set of genes that also answers for genes it never saw in training.
 
-A gene's token and its answer are made of two parts: a linear function of its features (loadings on the programs of control cells, or a table
-of yours) and an identity of its own, which a gene that was not in training does not have. So that the first part learns to stand alone,
-the identities of half of the genes are hidden in training, other genes in every cell.
+A gene's token and its answer are made of two parts: a linear function of its features (loadings on the programs of control cells, or a
+table of yours) and an identity of its own, which a gene that was not in training does not have. So that the first part learns to stand
+alone, the identities of half of the genes are hidden in training, other genes in every cell.
 """
 
 from __future__ import annotations
