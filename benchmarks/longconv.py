@@ -3,8 +3,8 @@
     python benchmarks/longconv.py [--rounds 3] [--out benchmarks/results/longconv.json]
 
 One cell, width 64 (two heads, state 16), forward, on one thread, in seconds of the processor; the quickest of the rounds counts. `slope`
-is the exponent of the growth between the last two lengths: 2 is quadratic, 1 is linear. `error` is the distance of the Fourier transform from
-the plain sum, relative to its largest value.
+is the exponent of the growth between the last two lengths: 2 is quadratic, 1 is linear. `error` is the distance of the Fourier transform
+from the plain sum, relative to its largest value.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
     python benchmarks/panels.py [--seeds 2] [--seconds 20] [--out benchmarks/results/panels.json]
 
-A simulated screen of 150 genes. A fifth of the genes (none that was perturbed) is taken out before training; then the model is put on the whole panel (`on_panel`), where it has the control cells of all genes but no perturbed one of the new. Scored are effects on the
-new genes only, over all training conditions, against the *true* effects: correlation over genes and conditions, and RMSE.
+A simulated screen of 150 genes. A fifth of the genes (none that was perturbed) is taken out before training; then the model is put on the
+whole panel (`on_panel`): of the new genes it sees control cells only. Scored are effects on the new genes, over all training conditions,
+against the *true* effects: correlation over genes and conditions, and RMSE.
 
     zero            no effect
     ridge           measured effects on the other genes, carried over by a ridge on the same features (penalty by leaving genes out)

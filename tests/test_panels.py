@@ -186,3 +186,28 @@ def test_loadings_are_found_again_from_the_other_genes(screen):
     strong = slice(0, 2)  # of components that many genes share
     found = carried_over(loadings, known, values)[12, strong]
     assert np.dot(found, loadings[12, strong]) > 0.8 * np.linalg.norm(found) * np.linalg.norm(loadings[12, strong])
+
+
+def test_generate_for_the_genes_of_a_file(screen, randomise, tmp_path, capsys):
+    import anndata
+
+    from counterflow.cli import main
+
+    fitted(screen, randomise, source="control", anchor="none").save(tmp_path / "model")
+    screen.write_h5ad(tmp_path / "controls.h5ad")
+    words = [
+        "generate",
+        str(tmp_path / "model"),
+        "--condition",
+        "control",
+        "--out",
+        str(tmp_path / "cells.h5ad"),
+        "--panel",
+        "--n_cells",
+        "5",
+    ]
+    assert main(words) == 2
+    assert "--panel needs --controls" in capsys.readouterr().err
+    assert main([*words, "--controls", str(tmp_path / "controls.h5ad")]) == 0
+    assert "6 of 30 genes were not in training" in capsys.readouterr().err
+    assert list(anndata.read_h5ad(tmp_path / "cells.h5ad").var_names) == list(screen.var_names)
