@@ -19,6 +19,7 @@ MODEL_PARTS = (
     "checkpoint",
     "reference",
     "module",
+    "grouping",
     "assembly",
     "resuming",
     "devices",
@@ -36,6 +37,7 @@ MODEL_PARTS = (
     "bounded",
     "soundness",
     "saving",
+    "panels",
 )
 """In the order in which they may import each other: later ones the earlier ones."""
 TOP = {"demo", "budget", "contender", "compare", "run", "replay", "cli"}
