@@ -22,8 +22,9 @@ from search_backbones import BATCH, CELLS, PAIRS
 
 import counterflow as cf
 from counterflow import demo
-from counterflow.prediction import Sampling, displaced
+from counterflow.prediction import displaced
 from counterflow.recipe import Recipe
+from counterflow.sampling import Sampling
 from counterflow.types import ConditionSpec
 
 OUT = Path(__file__).parent / "results" / "effect_algebra.md"

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 import counterflow as cf
 from counterflow import demo
 from counterflow.evaluate.metrics import energy
-from counterflow.prediction import Sampling, displaced
+from counterflow.prediction import displaced
 from counterflow.recipe import Recipe
+from counterflow.sampling import Sampling
 from counterflow.types import ConditionSpec
 
 SECONDS, BATCH, N_GENES = 10.0, 128, 1000

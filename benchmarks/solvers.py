@@ -25,9 +25,10 @@ from search_backbones import BATCH, CELLS, N_GENES, tasks
 
 import counterflow as cf
 from counterflow.evaluate.metrics import energy
-from counterflow.prediction import Sampling, solve
+from counterflow.prediction import solve
 from counterflow.processor import at_work
 from counterflow.recipe import Recipe
+from counterflow.sampling import Sampling
 from counterflow.types import ConditionSpec
 
 RESULTS = Path(__file__).parent / "results"

@@ -146,7 +146,8 @@ def sample(options: argparse.Namespace) -> None:
     """Control states moved by the flow: by the default solver, in both precisions, and end to end with counts of 2,000 genes."""
     import torch
 
-    from counterflow.prediction import Sampling, solve
+    from counterflow.prediction import solve
+    from counterflow.sampling import Sampling
     from counterflow.types import ConditionSpec
 
     model, cells, states = model_of(options.workload, backbone_kwargs=MLP_3M)

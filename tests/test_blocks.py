@@ -6,7 +6,8 @@ import pytest
 
 from counterflow import CounterFlow
 from counterflow.errors import ConfigError
-from counterflow.prediction import BLOCK, Sampling
+from counterflow.prediction import BLOCK
+from counterflow.sampling import Sampling
 
 DECLARED = {"perturbation_key": "perturbation", "control": "control", "match_keys": ["cell_type"], "covariate_keys": ["cell_type"]}
 

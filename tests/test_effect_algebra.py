@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from counterflow import ConfigError, CounterFlow
-from counterflow.prediction import Sampling, displaced
+from counterflow.prediction import displaced
+from counterflow.sampling import Sampling
 from counterflow.types import ConditionSpec
 
 

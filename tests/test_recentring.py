@@ -10,8 +10,9 @@ from counterflow.data.ledger import Ledger
 from counterflow.data.schema import Setup
 from counterflow.data.screen import read_screen
 from counterflow.fitting import fit_gene_rule, fit_rule, fit_space, states_of
-from counterflow.prediction import Correction, Sampling
+from counterflow.prediction import Correction
 from counterflow.recentring import Origins, Recentring, Trust
+from counterflow.sampling import Sampling
 from counterflow.spaces import build
 
 

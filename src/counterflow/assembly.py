@@ -73,8 +73,15 @@ def assemble(
             feature_order=grouping.order,
             **grouping.arguments(config),
         )
-        chosen = {name: config[name] for name in ("source", "coupling", "prediction", "time", "condition_dropout")}
-        return FlowModule(backbone, encoder, state_shape, **chosen, mmd_weight=config.get("mmd_weight", 0.0)).eval()
+        chosen: dict[str, Any] = {name: config[name] for name in ("source", "coupling", "prediction", "time", "condition_dropout")}
+        return FlowModule(
+            backbone, encoder, state_shape, **chosen, mmd_weight=config.get("mmd_weight", 0.0), objective=objective_of(config)
+        ).eval()
+
+
+def objective_of(config: dict[str, Any]) -> Any:
+    """What the network learns; models saved before there was a choice learnt velocities."""
+    return config.get("objective", "flow")
 
 
 def _accepted(callee: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

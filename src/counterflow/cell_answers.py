@@ -12,6 +12,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from counterflow.assembly import objective_of
 from counterflow.compiling import compiled
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.schema import Setup
@@ -23,7 +24,6 @@ from counterflow.module import FlowModule
 from counterflow.prediction import (
     Blocks,
     Correction,
-    Sampling,
     blocks_of,
     counterfactual,
     describe_rows,
@@ -37,6 +37,7 @@ from counterflow.prediction import (
 from counterflow.recentring import Origins, Recentring, Trust
 from counterflow.reference import Reference
 from counterflow.requests import check_library, check_n_cells, gene_report, matching_rows, requested_specs, support_labels, trusted
+from counterflow.sampling import Sampling
 from counterflow.spaces.base import StateSpace
 from counterflow.spaces.counts import cell_seeds, distinct_names
 from counterflow.types import ConditionIds, ConditionSpec
@@ -79,6 +80,7 @@ class CellAnswers:
         decoder: str | None = None,
         precision: Literal["32-true", "bf16-mixed"] = "32-true",
         combine: Literal["encoder", "algebra"] = "encoder",
+        mode: Literal["abduct", "sample"] | None = None,
         missing_genes: Literal["error", "zero"] = "error",
         compile: bool = False,
     ) -> AnnData:
@@ -94,7 +96,8 @@ class CellAnswers:
         n_cells
             Cells per condition: a random choice of the controls, repeated when there are fewer. ``None``: all controls.
         solver, n_steps
-            ``euler``, ``midpoint``, ``heun``, ``rk4``, ``dopri5``. Default: midpoint, 5 steps from control cells and 10 from noise.
+            ``euler``, ``midpoint``, ``heun``, ``rk4``, ``dopri5``; from noise also ``sde``. Default: midpoint, 5 steps from control cells
+            and 10 from noise; with objective ``meanflow`` one step of ``jump``.
         guidance, guidance_kind, guidance_interval
             1 is none; ``contrast`` scales the effect against the control. Calibrate on validation conditions, never on test.
         seed
@@ -107,6 +110,9 @@ class CellAnswers:
             ``bf16-mixed``: the network computes in bfloat16, in half the time or less where the processor can; states stay in fp32.
         combine
             How the flow reads a combination: ``encoder``, its parts pooled as learnt, or ``algebra``, the sum of what each part alone does.
+        mode
+            Where the flow starts at noise: ``abduct`` follows each control cell back to the noise that it came from and from there forth
+            under the other condition (default), ``sample`` draws new noise for it (default of ``sde``, ``jump`` and ``genot``).
         missing_genes
             Where `adata` lacks genes of the model: an ``error``, or ``zero`` counts (of a tenth of the genes at most).
         compile
@@ -126,7 +132,7 @@ class CellAnswers:
         A cell comes out alike in any company, but where the model keeps no control cells of its context (a new donor, or
         ``keep_controls=0``): there the means are set on the given cells together.
         """
-        how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed, decoder, precision, combine)
+        how = Sampling(solver, n_steps, guidance, guidance_kind, guidance_interval, seed, decoder, precision, combine, mode)
         return stack(list(self._predicted(adata, conditions, n_cells, how, on_unknown, missing_genes, compile, None)), self.setup)
 
     def predict_in_blocks(
@@ -173,7 +179,9 @@ class CellAnswers:
         most: Blocks | None,
     ) -> Iterator[AnnData]:
         self._check_trained()
+        how = how.suited(objective_of(self.config))
         how.resolve(self.config["source"])
+        how.inverts(self.config["source"], self.config["coupling"])
         how = replace(how, decoder=how.decode_by(self.space.decoder, self.rule is not None))
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, on_unknown, self.setup, self.vocabulary)
@@ -261,7 +269,9 @@ class CellAnswers:
         most: Blocks | None,
     ) -> Iterator[AnnData]:
         self._check_trained()
-        how = Sampling(solver, n_steps, seed=seed, decoder="round" if self.space.decoder == "round" else "sample")
+        decoder: str = "round" if self.space.decoder == "round" else "sample"
+        how = Sampling(solver, n_steps, seed=seed, decoder=decoder, mode="sample" if self.config["source"] == "noise" else None)
+        how = how.suited(objective_of(self.config))
         how.resolve(self.config["source"])
         check_n_cells(n_cells)
         specs, table = requested_specs(conditions, "error", self.setup, self.vocabulary)

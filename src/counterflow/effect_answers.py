@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from counterflow.cell_answers import CellAnswers
+from counterflow.density_answers import DensityAnswers
 from counterflow.effect_table import PredictedEffect, check_interval, effect_of, effect_table
 from counterflow.effects.on_target import OnTarget, on_target
 from counterflow.errors import ConfigError
-from counterflow.prediction import Sampling
 from counterflow.requests import check_n_cells, kinds_by_label, matching_rows, requested_specs, support_labels
+from counterflow.sampling import Sampling
 from counterflow.spaces.counts import cell_seeds, distinct_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-class EffectAnswers(CellAnswers):
+class EffectAnswers(DensityAnswers):
     """Questions about effects on genes."""
 
     def predict_effect(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,84 +16,22 @@ from torch import Tensor
 from counterflow.data.progress import tracked
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, describe, write_condition
-from counterflow.errors import ConfigError, DataError, near
+from counterflow.errors import ConfigError, DataError
 from counterflow.fitting import exposures
-from counterflow.flow.choose import choose
+from counterflow.flow.few_step import jump
 from counterflow.flow.guidance import broadcasts
-from counterflow.flow.solvers import SOLVERS, last_step_euler
+from counterflow.flow.solvers import last_step_euler
 from counterflow.module import FlowModule
 from counterflow.processor import at_work
+from counterflow.sampling import JUMP, NO_DRAWS, Sampling
 from counterflow.spaces.base import StateSpace, log_normalise
-from counterflow.spaces.counts import cell_noise, cell_seeds, draw_nb, round_counts, transport, transport_mean
-from counterflow.types import ConditionIds, ConditionSpec, Solver
+from counterflow.spaces.counts import cell_noises, cell_seeds, draw_nb, round_counts, transport, transport_mean
+from counterflow.types import ConditionIds, ConditionSpec
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-DECODERS = ("calibrated", "transport", "sample", "round")
-"""How expected counts become counts.
-
-transport: the counts of the control cell are thinned and added to, so that what the state does not explain stays. calibrated: the
-same, with the mean of every gene set to that of the rule (`counterflow.recentring`). sample: drawn anew from a negative binomial.
-round: the nearest integer, for states that hold counting noise already.
-"""
-SOLVER = "midpoint"
-STEPS = {"control": 5, "noise": 10}
-"""Steps that are enough: an error of 2 to 3 % of what the flow moves, and no better cells with more (`benchmarks/solvers.py`)."""
-PRECISIONS = ("32-true", "bf16-mixed")
 BLOCK = 256  # cells solved together, always as many (padded): with a fixed-step solver no cell's bits depend on its company
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a prediction is made. ``None`` takes the default: midpoint, in as many steps as the source needs (`STEPS`)."""
-
-    solver: str | Solver | None = None
-    n_steps: int | None = None
-    guidance: float = 1.0
-    guidance_kind: Literal["contrast", "classifier_free"] = "contrast"
-    guidance_interval: tuple[float, float] | None = None
-    seed: int = 0
-    decoder: str | None = None
-    precision: str = "32-true"
-    combine: Literal["encoder", "algebra"] = "encoder"
-
-    def resolve(self, source: str) -> tuple[Solver, Tensor]:
-        """The solver and its time grid."""
-        n_steps = self.steps(source)
-        if n_steps < 1:
-            raise ConfigError(f"n_steps={n_steps}: at least one step is needed")
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed}: must not be negative")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision={self.precision!r} is unknown: {near(self.precision, PRECISIONS)}")
-        return choose(self.solver or SOLVER, SOLVERS, "solver"), torch.linspace(0, 1, n_steps + 1)
-
-    def steps(self, source: str) -> int:
-        """Given, or the default: twice as many for euler, which evaluates the network once a step."""
-        return (2 if self.solver == "euler" else 1) * STEPS[source] if self.n_steps is None else self.n_steps
-
-    @property
-    def effect_scale(self) -> float:
-        """By what contrast guidance multiplies an effect that is known as such: the rule's, whose control effect is zero."""
-        low, high = self.guidance_interval or (0.0, 1.0)
-        return 1.0 + (self.guidance - 1.0) * (high - low) if self.guidance_kind == "contrast" else 1.0
-
-    def decode_by(self, default: str, anchored: bool) -> str:
-        """The decoder, given that of the space and whether there is a rule; transport is calibrated where it can be."""
-        chosen = self.decoder or ("calibrated" if default == "transport" and anchored else default)
-        if chosen not in DECODERS:
-            raise ConfigError(f"decoder={chosen!r} is unknown: {near(chosen, DECODERS)}")
-        if chosen == "calibrated" and not anchored:
-            raise ConfigError("decoder='calibrated' sets gene means to those of the rule, and this model has none (anchor='none')")
-        return chosen
-
-    def describe(self, source: str) -> dict[str, Any]:
-        """JSON-able, for ``uns``."""
-        values = asdict(self)
-        values["solver"], values["n_steps"] = self.solver if isinstance(self.solver, str) else SOLVER, self.steps(source)
-        values["guidance_interval"] = list(self.guidance_interval or (0.0, 1.0))
-        return values
 
 
 @dataclass(frozen=True)
@@ -128,20 +67,26 @@ class Correction:
 
 @torch.no_grad()
 def solve(
-    module: FlowModule, control: Tensor | None, noise: Tensor | None, ids: ConditionIds, factual: ConditionIds, how: Sampling
+    module: FlowModule,
+    control: Tensor | None,
+    noise: Tensor | None,
+    ids: ConditionIds,
+    factual: ConditionIds,
+    how: Sampling,
+    draws: Iterator[Tensor] = NO_DRAWS,
 ) -> Tensor:
-    """States under `ids`. A control source starts at the control cells; a noise source at `noise`, or inverts the control cells."""
-    solver, grid = how.resolve(module.source)
-    origin = control if module.origin is not None else None
+    """States under `ids`. A control source starts at the control cells; a noise source at `noise`, or inverts the control cells.
+
+    `draws`: what a stochastic solver adds on the way.
+    """
+    how = how.suited(module.objective)
+    solver, grid = how.resolve(module.source, draws)
     ids, factual = _once(ids, module), _once(factual, module)
-    guided = module.velocity(
-        ids,
-        origin=origin,
-        guidance=how.guidance,
-        guidance_kind=how.guidance_kind,
-        guidance_interval=how.guidance_interval,
-        combine=how.combine,
-    )
+    guided = partial(
+        module.velocity, ids, origin=control if module.origin is not None else None, guidance=how.guidance,
+        guidance_kind=how.guidance_kind, guidance_interval=how.guidance_interval, combine=how.combine,
+    )  # fmt: skip
+    last = last_step_euler if module.prediction == "x" else None
     if module.source == "control":
         assert control is not None
         x0 = control
@@ -150,9 +95,13 @@ def solve(
     else:
         assert control is not None
         x0 = solver(module.velocity(factual), control, grid.flip(0))  # fp32 always: an inversion adds its errors up
-    solver = last_step_euler(solver) if module.prediction == "x" else solver
+        if how.solver == "dopri5":
+            last = None  # the way there is the way back: what was inverted to a tolerance comes back to it
+    solver = solver if last is None else last(solver)
     with torch.autocast(x0.device.type, torch.bfloat16, enabled=how.precision == "bf16-mixed"):
-        return solver(guided, x0, grid)
+        if how.solver == JUMP:
+            return jump(lambda x, t, r: guided(until=r)(x, t), x0, grid)
+        return solver(guided(), x0, grid)
 
 
 def _once(ids: ConditionIds, module: FlowModule) -> ConditionIds:
@@ -162,10 +111,26 @@ def _once(ids: ConditionIds, module: FlowModule) -> ConditionIds:
     return ConditionIds(*(part[:1] for part in ids)) if same else ids
 
 
+def solved(module: FlowModule, control: Tensor, seeds: np.ndarray, ids: ConditionIds, factual: ConditionIds, how: Sampling) -> Tensor:
+    """States of given control cells under `ids`; whatever is random belongs to a cell, by its number in `seeds`."""
+    how = how.suited(module.objective)
+    if module.source == "control" or how.inverts(module.source, module.coupling):
+        return solve(module, control, None, ids, factual, how)
+    return solve_from_noise(module, control, seeds, ids, factual, how)
+
+
+def solve_from_noise(
+    module: FlowModule, control: Tensor, seeds: np.ndarray, ids: ConditionIds, factual: ConditionIds, how: Sampling
+) -> Tensor:
+    """States of cells that start at noise of their own."""
+    width = control[0].numel()
+    draws = (torch.from_numpy(noise).reshape(control.shape).to(control) for noise in cell_noises(how.seed, seeds, width))
+    return solve(module, control, next(draws), ids, factual, how, draws)
+
+
 def displaced(module: FlowModule, control: Tensor, cells: Screen, ids: ConditionIds, factual: ConditionIds, how: Sampling) -> Tensor:
     """What the flow alone moves given controls by (n x S)."""
-    noise = torch.from_numpy(cell_noise(how.seed, cell_seeds(cells.cells), control.shape[1])) if module.origin is not None else None
-    return solve(module, control, noise, ids, factual, how) - control
+    return solved(module, control, cell_seeds(cells.cells), ids, factual, how) - control
 
 
 def in_blocks(function: Callable[[np.ndarray], tuple[np.ndarray, ...]], n: int) -> tuple[np.ndarray, ...]:
@@ -197,9 +162,7 @@ def counterfactual(
     def block(rows: np.ndarray) -> tuple[np.ndarray, ...]:
         counts = cells.counts[rows]
         control = space.encode(counts, cells.library[rows])
-        noise = torch.from_numpy(cell_noise(how.seed, seeds[rows], control.shape[1])) if module.origin is not None else None
-        start = None if noise is None else noise.to(device)
-        end = solve(module, control.to(device), start, _rows(ids, rows, device), _rows(factual, rows, device), how).cpu()
+        end = solved(module, control.to(device), seeds[rows], _rows(ids, rows, device), _rows(factual, rows, device), how).cpu()
         after = correction.apply(control, end, rows)
         _check_finite(after)
         expected = correction.rates(space.decode(after, exposure[rows]), rows)
@@ -228,10 +191,10 @@ def new_cells(
 
     def block(rows: np.ndarray) -> tuple[np.ndarray, ...]:
         control = space.encode(start.counts[rows], start.library[rows])
-        noise = torch.from_numpy(cell_noise(how.seed, seeds[rows], control.shape[1])).to(device) if module.source == "noise" else None
-        some = _rows(ids, rows, device)
-        end = solve(module, control.to(device), noise, some, some, how).cpu()
-        after = correction.apply(control, end, rows) if noise is None else end + correction.anchor[torch.from_numpy(correction.group[rows])]
+        some, way = _rows(ids, rows, device), solve_from_noise if module.source == "noise" else solved
+        end = way(module, control.to(device), seeds[rows], some, some, how).cpu()
+        moved = way is solved
+        after = correction.apply(control, end, rows) if moved else end + correction.anchor[torch.from_numpy(correction.group[rows])]
         _check_finite(after)
         expected = correction.rates(space.decode(after, exposure[rows]), rows)
         _check_finite(torch.from_numpy(expected))
@@ -323,7 +286,7 @@ def made_by(config: dict[str, Any], how: Sampling, specs: Sequence[ConditionSpec
         "conditions": [describe(spec, setup) for spec in specs],
         "control": setup.control,
         "model": {key: str(config[key]) for key in ("backbone", "space", "source", "coupling", "conditioning", "seed")},
-        "sampling": how.describe(config["source"]),
+        "sampling": how.describe(config["source"], config["coupling"]),
     }
 
 

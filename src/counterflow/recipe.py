@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,8 +19,10 @@ from counterflow.data.screen import Screen
 from counterflow.effects.kriging import KrigedRule
 from counterflow.fitting import fit_rule, training_steps
 from counterflow.module import FlowModule
-from counterflow.prediction import Sampling, displaced
+from counterflow.prediction import displaced
 from counterflow.recentring import Trust
+from counterflow.reflow import Reflow
+from counterflow.sampling import Sampling
 from counterflow.types import ConditionSpec
 
 States = Callable[[np.ndarray], Tensor]
@@ -71,6 +74,16 @@ class Recipe:
             watched = training_steps(*validation, self.vocabulary, anchor, self.setup, anchors=False, **plan)
         history = training.fit(module, steps, watched, **self.options, **files)
         return module.cpu().eval(), rule, history
+
+    def reflow(self, cells: Screen, states: States, teacher: FlowModule, rule: KrigedRule | None, max_steps: int) -> FlowModule:
+        """A network that starts as `teacher` and learns nearly straight lines from the pairs that it makes."""
+        from counterflow import training
+
+        module = copy.deepcopy(teacher)
+        plan = self.plan | {"start": 0, "stop": max_steps}
+        steps = training_steps(cells, states, self.vocabulary, None if rule is None else rule.anchor, self.setup, anchors=True, **plan)
+        training.fit(Reflow(module, teacher), steps, None, **self.options)
+        return module.cpu().eval()
 
     def steps_within(self, seconds: float, cells: Screen, states: States) -> int:
         """Optimiser steps of each fit that take this many processor seconds in all, from what a few of them take; at least 1."""

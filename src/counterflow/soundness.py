@@ -59,6 +59,8 @@ def config_problems(config: dict[str, Any]) -> Iterator[str]:
             yield f"{name} is {config.get(name)!r}, not a whole number"
     if type(config.get("condition_dropout")) not in (int, float) or not 0 <= config["condition_dropout"] <= 1:
         yield f"condition_dropout is {config.get('condition_dropout')!r}"
+    if not isinstance(config.get("objective", "flow"), str):
+        yield f"objective is {config.get('objective')!r}, not a name"
     if type(config.get("mmd_weight", 0.0)) not in (int, float) or not 0 <= config.get("mmd_weight", 0.0) < float("inf"):
         yield f"mmd_weight is {config.get('mmd_weight')!r}"
 

@@ -30,11 +30,12 @@ from counterflow.diffusion.module import DiffusionModule
 from counterflow.errors import CheckpointError, ConfigError, DataError
 from counterflow.module import FlowModule
 from counterflow.processor import at_work
+from counterflow.reflow import Reflow
 from counterflow.resuming import forget, identity, read_state
 from counterflow.stopping import between_steps
 from counterflow.types import Batch
 
-Objective: TypeAlias = FlowModule | DiffusionModule
+Objective: TypeAlias = FlowModule | DiffusionModule | Reflow
 Steps: TypeAlias = StepDataset | ImageSteps
 
 

@@ -108,7 +108,7 @@ def request(options: Namespace) -> dict[str, Any]:
 
 def _cells(model: CounterFlow, controls: AnnData | None, options: Namespace, done: int, terminal: Terminal) -> Iterator[AnnData]:
     """Some at a time: a million cells need no more memory than a few thousand."""
-    from counterflow.prediction import Sampling
+    from counterflow.sampling import Sampling
 
     conditions = condition_table(model, options)
     if options.new:
@@ -118,7 +118,7 @@ def _cells(model: CounterFlow, controls: AnnData | None, options: Namespace, don
         )  # fmt: skip
     sampling = Sampling(
         options.solver, options.n_steps, options.guidance, options.guidance_kind, seed=options.seed, decoder=options.decoder,
-        precision=options.precision, combine=options.combine,
+        precision=options.precision, combine=options.combine, mode=options.mode,
     )  # fmt: skip
     return model.predict_in_blocks(
         controls, conditions, n_cells=options.n_cells, sampling=sampling, on_unknown=options.on_unknown,

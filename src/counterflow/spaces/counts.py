@@ -23,7 +23,7 @@ from scipy.sparse import csr_matrix, issparse
 from counterflow.errors import DivergenceError
 from counterflow.spaces.quantiles import binomial_quantile, nb_quantile
 
-GAUSSIAN_STREAM, COUNT_STREAM = 0, 1  # the state's noise and the counts' noise of one cell have nothing in common
+GAUSSIAN_STREAM, COUNT_STREAM, SIGN_STREAM = 0, 1, 2  # the state's noise and the counts' noise of one cell have nothing in common
 ROWS_AT_ONCE = 512  # bounds the memory; no number depends on it
 
 
@@ -60,10 +60,25 @@ def cell_generators(seed: int, cells: NDArray[np.uint64], stream: int) -> Iterat
 
 def cell_noise(seed: int, cells: NDArray[np.uint64], dim: int) -> NDArray[np.float32]:
     """Standard normal noise [n, dim] that each cell has for itself."""
-    noise = np.empty((len(cells), dim), dtype=np.float32)
-    for row, generator in zip(noise, cell_generators(seed, cells, GAUSSIAN_STREAM), strict=True):
-        generator.standard_normal(out=row, dtype=np.float32)
-    return noise
+    return next(cell_noises(seed, cells, dim))
+
+
+def cell_noises(seed: int, cells: NDArray[np.uint64], dim: int) -> Iterator[NDArray[np.float32]]:
+    """One such noise after the other, without end."""
+    generators = list(cell_generators(seed, cells, GAUSSIAN_STREAM))
+    while True:
+        noise = np.empty((len(cells), dim), dtype=np.float32)
+        for row, generator in zip(noise, generators, strict=True):
+            generator.standard_normal(out=row, dtype=np.float32)
+        yield noise
+
+
+def cell_signs(seed: int, cells: NDArray[np.uint64], dim: int) -> NDArray[np.float32]:
+    """Random signs [n, dim], -1 or 1, that each cell has for itself."""
+    signs = np.empty((len(cells), dim), dtype=np.float32)
+    for row, generator in zip(signs, cell_generators(seed, cells, SIGN_STREAM), strict=True):
+        row[:] = 2 * generator.integers(0, 2, dim) - 1
+    return signs
 
 
 def transport(
