@@ -71,6 +71,7 @@ def figure(line: dict) -> tuple[str, str, float] | None:
     if "case" in line:
         return f"{line['case']}: {line['variant']}", line["unit"], line["median"]
     who = [str(line[key]) for key in ("bench", "peer", "impl", "variant", "sampler") if key in line]
+    who += [f"of {line['cells']} cells"] if line["bench"] == "generate" and "cells" in line else []
     who += [f"{key}={line[key]}" for key in ("L", "dim", "batch", "tokens") if key in line and line["bench"] not in ("train", "generate")]
     for key, unit in (("cells_s", "cells/s"), ("us", "us"), ("ms", "ms")):
         if key in line and line["bench"] not in ("coupling", "dit_stack", "mamba_block"):

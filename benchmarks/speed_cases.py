@@ -159,8 +159,8 @@ def sample(options: argparse.Namespace) -> None:
     module = model.module.eval()
 
     def moved(solver: str, precision: str) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            return solve(module, x, None, ids, factual, Sampling(solver, n_steps=EULER_STEPS))
+        n_steps = EULER_STEPS if solver == "euler" else None
+        return solve(module, x, None, ids, factual, Sampling(solver, n_steps, precision="bf16-mixed" if precision == "bf16" else "32-true"))
 
     exact = moved("dopri5", "fp32")
     scale = (exact - x).square().mean().sqrt()

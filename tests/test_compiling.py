@@ -44,7 +44,7 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", ["mlp", "dit", "set", "ssm"])
+@pytest.mark.parametrize("name", ["mlp", "dit", "set", "ssm", "longconv"])
 def test_one_graph_serves_all_batches_and_is_gone_afterwards(name, graphs, randomise):
     network = randomise(build(name, (S,), C, **SMALL))
     keys = list(network.state_dict())
@@ -87,7 +87,7 @@ def test_without_a_compiler_it_is_said_before_anything_is_fitted(declared, monke
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("name", ["mlp", "dit", "set", "ssm"])
+@pytest.mark.parametrize("name", ["mlp", "dit", "set", "ssm", "longconv"])
 def test_compiled_equals_eager(name, randomise):
     """Outputs and gradients; a compilation takes up to a minute."""
     network = randomise(build(name, (S,), C, **SMALL))

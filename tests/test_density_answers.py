@@ -101,7 +101,7 @@ def test_random_paths_belong_to_the_cell(model, controls, single):
         ({}, {"mode": "sample"}, "starts at the control cells"),
         ({}, {"solver": "sde"}, "source='noise'"),
         ({"source": "noise"}, {"mode": "abduckt"}, "did you mean 'abduct'"),
-        ({"source": "noise"}, {"mode": "abduct", "solver": "sde"}, "is random"),
+        ({"source": "noise"}, {"mode": "abduct", "solver": "sde"}, "cannot"),
         ({"source": "noise", "coupling": "genot"}, {"mode": "abduct"}, "genot"),
     ],
 )

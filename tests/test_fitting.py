@@ -9,7 +9,7 @@ import torch
 from counterflow.data.ledger import Ledger
 from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, read_screen
-from counterflow.fitting import feature_order, fit_gene_rule, fit_rule, nothing_yet
+from counterflow.fitting import fit_gene_rule, fit_rule, nothing_yet
 from counterflow.recentring import Recentring
 from counterflow.types import ConditionSpec
 
@@ -41,10 +41,3 @@ def test_the_rule_is_as_exact_as_its_file(tiny_screen):
         for level, control in zip(rule.genes.measured.levels, rule.genes.measured.control, strict=True):
             assert np.array_equal(rule.genes.effect(spec, level, control), again.genes.effect(spec, level, control))
         assert np.array_equal(rule.states.anchor(spec), again.states.anchor(spec))
-
-
-def test_correlated_features_are_neighbours_and_one_feature_has_an_order():
-    x, y = torch.randn(2, 100, 1, generator=torch.Generator().manual_seed(0))
-    order = feature_order(torch.cat([x, y, x, y], dim=1)).tolist()
-    assert {frozenset(order[:2]), frozenset(order[2:])} == {frozenset({0, 2}), frozenset({1, 3})}
-    assert feature_order(x).tolist() == [0]

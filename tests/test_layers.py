@@ -19,6 +19,7 @@ MODEL_PARTS = (
     "checkpoint",
     "reference",
     "module",
+    "grouping",
     "sampling",
     "reflow",
     "assembly",
@@ -39,9 +40,10 @@ MODEL_PARTS = (
     "bounded",
     "soundness",
     "saving",
+    "panels",
 )
 """In the order in which they may import each other: later ones the earlier ones."""
-TOP = {"demo", "budget", "compare", "run", "replay", "cli"}
+TOP = {"demo", "budget", "contender", "compare", "run", "replay", "cli"}
 ALLOWED = {  # room or top-level file -> the rooms and files it may import, besides itself
     "errors": set(),
     "types": set(),

@@ -26,7 +26,7 @@ def batch():
     return torch.randn(50, 30), torch.rand(50), Condition(pooled, pooled[:, None] * 2, torch.ones(50, 1, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("name", ["mlp", "dit", "set", "ssm"])
+@pytest.mark.parametrize("name", ["mlp", "dit", "set", "ssm", "longconv"])
 def test_chunks_give_the_same_output_and_gradients(name, batch, monkeypatch):
     network = randomised(name, width=16, depth=2)
     x, t, condition = batch

@@ -1,7 +1,11 @@
 """Plots: they return the Axes they were given, show what they say, and refuse what would mislead."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from scipy import sparse
@@ -9,7 +13,7 @@ from scipy import sparse
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from counterflow import DataError, pl
+from counterflow import ConfigError, DataError, pl
 
 
 def cells(n, seed, shift=0.0):
@@ -99,3 +103,94 @@ def test_nothing_is_written_into_the_cells(groups, ax):
     pl.top_genes(*groups, ax=ax)
     pl.embedding(*groups, ax=ax)
     assert all((group.X.toarray() == values).all() for group, values in zip(groups, before, strict=True))
+
+
+@pytest.fixture(scope="module")
+def table(tiny_screen, tmp_path_factory):
+    from counterflow import CounterFlow
+    from counterflow.compare import compare
+
+    adata = tiny_screen.adata.copy()
+    CounterFlow.setup_anndata(adata, perturbation_key="perturbation", control="control")
+    options = {"space_kwargs": {"n_components": 4}, "backbone_kwargs": {"size": "XS"}}
+    return compare(
+        adata, ["mlp/pca"], split="unseen_combination", budget_steps=2, learning_curve=(0.5,), model_options=options,
+        n_halvings=1, progress=False, out=tmp_path_factory.mktemp("pl"),
+    )  # fmt: skip
+
+
+def test_scores_place_every_method_by_its_s(table, ax):
+    assert pl.scores(table, "pearson_delta", ax=ax) is ax
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert "mlp/pca" in names and "mean" in names
+    dots = next(drawn for drawn in ax.collections if len(drawn.get_offsets()) == len(names))
+    assert abs(dots.get_offsets()[names.index("mean")][0]) < 1e-9  # 0 by definition
+    with pytest.raises(ConfigError, match="did you mean 'pearson_delta'"):
+        pl.scores(table, "pearson_dleta")
+
+
+def test_conditions_set_the_model_against_the_best_rule(table, ax):
+    assert pl.conditions(table, ax=ax) is ax
+    wide = table.per_condition("pearson_delta")
+    best = table.best_baseline("pearson_delta")
+    both = wide[[best, "mlp/pca"]].dropna().to_numpy()
+    np.testing.assert_allclose(np.sort(ax.collections[0].get_offsets()[:, 1]), np.sort(both[:, 1]))
+    assert best in ax.get_xlabel() and ax.get_ylabel() == "mlp/pca"
+    with pytest.raises(ConfigError, match="no model 'mlp'"):
+        pl.conditions(table, model="mlp")
+
+
+def test_learning_curve_and_coverage_are_drawn_or_say_why_not(table, ax):
+    pl.learning_curve(table, ax=ax)
+    assert "mlp/pca" in legend(ax) and ax.get_xlabel() == "training conditions"
+    empty = replace(table, learning_curve=table.learning_curve.iloc[:0], coverage=table.coverage.iloc[:0])
+    with pytest.raises(ConfigError, match="no learning curve"):
+        pl.learning_curve(empty)
+    with pytest.raises(ConfigError, match="no intervals"):
+        pl.coverage(empty)
+
+
+def test_coverage_has_a_line_for_the_model(table, ax):
+    rows = [{"method": "mlp/pca", "level": level, "covered": level, "top_covered": level - 0.1} for level in (0.5, 0.8, 0.9)]
+    pl.coverage(replace(table, coverage=pd.DataFrame(rows)), ax=ax)
+    assert legend(ax)[0] == "mlp/pca"
+    np.testing.assert_allclose(next(line for line in ax.lines if line.get_label() == "mlp/pca").get_ydata(), [0.5, 0.8, 0.9])
+
+
+def test_interactions_are_one_where_the_pair_is_the_sum_of_its_parts(ax):
+    class Says:
+        setup = SimpleNamespace(delimiter="+")
+
+        def predict_effect(self, names, interval):
+            effects = {"A": [1.0, 0.0], "B": [0.0, 2.0], "C": [1.0, 1.0], "B+A": [1.0, 2.0], "A+C": [1.0, 0.5], "C+B": [2.0, 6.0]}
+            found = {name: next(v for k, v in effects.items() if sorted(k.split("+")) == sorted(name.split("+"))) for name in names}
+            return pd.DataFrame(
+                [{"condition": n, "gene": g, "effect": v} for n, row in found.items() for g, v in zip("XY", row, strict=True)]
+            )
+
+    assert pl.interactions(Says(), ["A", "B", "C"], ax=ax) is ax
+    assert [text.get_text() for text in ax.texts][:2] == ["1.00", "0.50"]
+    assert ax.images[0].get_array()[1, 2] == pytest.approx(2.0)
+    with pytest.raises(DataError, match="at least two"):
+        pl.interactions(Says(), ["A"])
+
+
+def test_interactions_of_a_model(declared, tiny_screen, ax):
+    from counterflow import CounterFlow
+
+    model = CounterFlow(declared, space_kwargs={"n_components": 3}, backbone_kwargs={"size": "XS"})
+    model.train(max_steps=2, progress=False)
+    names = sorted(model.vocabulary.seen)[:3]
+    pl.interactions(model, names, ax=ax)
+    shown = ax.images[0].get_array()
+    assert np.isfinite(shown[0, 1]) and shown[0, 1] == shown[1, 0] and len(ax.texts) == 6
+
+
+def test_scaling_says_how_steep_a_line_is(ax):
+    costs = pd.DataFrame({"genes": [10, 100, 10, 100], "seconds": [1.0, 10.0, 1.0, 100.0], "backbone": ["ssm", "ssm", "dit", "dit"]})
+    pl.scaling(costs, "genes", "seconds", by="backbone", ax=ax)
+    assert legend(ax) == ["ssm slope 1.00", "dit slope 2.00"] and ax.get_xscale() == "log"
+    with pytest.raises(DataError, match="no column 'cells'"):
+        pl.scaling(costs, "cells", "seconds")
+    with pytest.raises(DataError, match="positive"):
+        pl.scaling(costs.assign(seconds=0), "genes", "seconds")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from counterflow import backbones
 from counterflow.conditions.encoder import ConditionEncoder
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.errors import ConfigError, near
+from counterflow.grouping import Grouping
 from counterflow.module import FlowModule
 
 ANCHORS = ("additive", "none")
@@ -30,7 +32,7 @@ def resolve(given: dict[str, Any]) -> dict[str, Any]:
     config["anchor"] = config["anchor"] or ("additive" if from_control else "none")
     config["time"] = config["time"] or ("uniform" if from_control else "logit_normal")
     for name in ("backbone_kwargs", "space_kwargs", "encoder_kwargs"):
-        config[name] = dict(config[name] or {})
+        config[name] = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in (config[name] or {}).items()}
     if config["anchor"] not in ANCHORS:
         raise ConfigError(f"anchor={config['anchor']!r} is unknown: {near(config['anchor'], ANCHORS)}")
     if not 0 <= config["seed"] < 2**32:
@@ -43,7 +45,7 @@ def assemble(
     features: np.ndarray,
     vocabulary: Vocabulary,
     state_shape: tuple[int, ...],
-    order: Tensor | None,
+    grouping: Grouping,
     seen: frozenset[str],
 ) -> FlowModule:
     """An untrained network.
@@ -52,8 +54,8 @@ def assemble(
     ----------
     features
         One row per entity of the vocabulary; NaN where it has none.
-    order
-        Puts correlated state features side by side; ``None``: as they are.
+    grouping
+        Which state features sit side by side, or share a token.
     seen
         Entities with an identity of their own.
     """
@@ -68,8 +70,8 @@ def assemble(
             state_shape,
             encoder.width,
             conditioning=config["conditioning"],
-            feature_order=order,
-            **config["backbone_kwargs"],
+            feature_order=grouping.order,
+            **grouping.arguments(config),
         )
         chosen: dict[str, Any] = {name: config[name] for name in ("source", "coupling", "prediction", "time", "condition_dropout")}
         chosen |= {"mmd_weight": config.get("mmd_weight", 0.0), "objective": objective_of(config), "time_scale": config.get("time_scale")}

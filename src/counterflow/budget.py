@@ -49,7 +49,7 @@ def width_for(parameters: int, model: CounterFlow) -> int:
         If the backbone takes no ``width``.
     """
     name, conditioning = model.config["backbone"], model.config["conditioning"]
-    given = {key: value for key, value in model.config["backbone_kwargs"].items() if key != "width"}
+    given = {key: value for key, value in model.grouping.arguments(model.config).items() if key != "width"}
     if "width" not in inspect.signature(backbones.resolve(name)).parameters:
         raise ConfigError(f"the backbone {name!r} takes no width, so nobody can set its number of parameters: leave that budget out")
     found: dict[int, int] = {}

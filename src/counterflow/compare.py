@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from counterflow import backbones, spaces
 from counterflow.budget import Budget, width_for
+from counterflow.contender import Contender
 from counterflow.data.file_rows import is_on_disk, some_cells
 from counterflow.data.genes import CHOICE, choose_genes
 from counterflow.data.schema import Setup, declare, setup_of
@@ -124,7 +124,7 @@ def compare(
     adata
         Declared with `CounterFlow.setup_anndata`. It is not changed.
     models
-        ``backbone/space``, such as ``mlp/pca`` or ``mylab.retnet:RetNet/raw``.
+        ``backbone/space``, such as ``mlp/pca`` or ``mylab.retnet:RetNet/raw``, or paths of recipes (`counterflow.contender`).
     split
         A name of `counterflow.data.splits.SPLITS`, a split file, or a `Split`; None takes the declared ``split_key``.
     seeds
@@ -166,8 +166,9 @@ def compare(
     model_options, train_options = dict(model_options or {}), dict(train_options or {})
     if (train_options.get("devices", 1), train_options.get("num_nodes", 1)) != (1, 1):
         raise ConfigError("a comparison gives every model the same processor time: devices=1 (fit takes more)")
-    for name in models:
-        _backbone_and_space(name)
+    contenders = {str(one): one for one in map(Contender.of, models)}
+    if len(contenders) < len(models):
+        raise ConfigError(f"two of the models have one name: {', '.join(map(str, models))}")
     if not all(0 < share < 1 for share in learning_curve):
         raise ConfigError(f"learning_curve={list(learning_curve)}: shares of the training conditions, between 0 and 1")
     held_out, used = _with_split(adata, split)
@@ -193,6 +194,8 @@ def compare(
         "metrics": list(metrics),
         "n_halvings": n_halvings,
     }
+    recipes = {name: repr(one) for name, one in contenders.items() if "/" not in name}
+    plan |= {"recipes": recipes} if recipes else {}
     _check_plan(path, plan, resume)
     if used is not None:
         used.save(path / "split.json")
@@ -202,14 +205,16 @@ def compare(
     if not _finished(path, BASELINES_FILE):
         watch.say("scoring the simple baselines")
         _keep(path, BASELINES_FILE, evaluate({}, held_out, baselines=applicable(held_out), progress=watch.detail, **how))
-    tasks = [Task(model, seed) for seed in range(seeds) for model in models]
-    tasks += [Task(model, 0, share) for share in learning_curve for model in [*models, BASELINES_FILE]]
+    tasks = [Task(model, seed) for seed in range(seeds) for model in contenders]
+    tasks += [Task(model, 0, share) for share in learning_curve for model in [*contenders, BASELINES_FILE]]
     left = [task for task in tasks if not _finished(path, task.file)]
     failed = []
     for i, task in enumerate(left):
         watch.start(str(task), i, len(left))
         try:
-            _keep(path, task.file, _train_and_score(held_out, task, budget, model_options, train_options, how))
+            one = contenders.get(task.model, Contender(task.model))
+            options = {"model": {**model_options, **one.model}, "train": {**train_options, **one.train}, "predict": one.predict}
+            _keep(path, task.file, _train_and_score(held_out, task, budget, options, how))
         except CounterflowError as error:
             failed.append(f"{task} failed: {str(error).splitlines()[0]}")
             watch.say(failed[-1])
@@ -217,6 +222,7 @@ def compare(
     done = {name: Table.load(path / "rows" / name) for name in [*whole[1:], whole[0], *(t.file for t in tasks)] if _finished(path, name)}
     table = concat(done[name] for name in [*whole[1:], whole[0]] if name in done)
     notes = (f"Budget of every model: {budget}. Unknown perturbations get the mean effect.", *table.notes, *failed)
+    notes += tuple(f"{one}: {' '.join(one.about.split())}" for one in contenders.values() if one.about)
     parts = {task: done[task.file] for task in tasks if task.share < 1 and task.file in done}
     table = replace(table, notes=notes, learning_curve=_curve(table, parts, held_out))
     table.save(path)
@@ -228,12 +234,12 @@ def compare(
 class WithMean:
     """A model that answers for perturbations it knows nothing about with the mean effect."""
 
-    def __init__(self, model: CounterFlow) -> None:
-        self.model = model
+    def __init__(self, model: CounterFlow, options: Mapping[str, Any] | None = None) -> None:
+        self.model, self.options = model, dict(options or {})
 
     def predict(self, adata: AnnData, conditions: pd.DataFrame) -> AnnData:
-        """As `CounterFlow.predict`."""
-        return self.model.predict(adata, conditions, on_unknown="mean")
+        """As `CounterFlow.predict`, with the options of a recipe."""
+        return self.model.predict(adata, conditions, **{"on_unknown": "mean", **self.options})
 
     @property
     def genes(self) -> tuple[str, ...]:
@@ -249,24 +255,21 @@ class WithMean:
         return self.model.audit(adata, subset, on_unknown="mean")
 
 
-def _train_and_score(
-    adata: AnnData, task: Task, budget: Budget, model_options: dict[str, Any], train_options: dict[str, Any], how: dict[str, Any]
-) -> Table:
+def _train_and_score(adata: AnnData, task: Task, budget: Budget, given: Mapping[str, Mapping[str, Any]], how: dict[str, Any]) -> Table:
     part = task.part_of(adata)
     if task.model == BASELINES_FILE:
         return evaluate({}, adata, baselines=applicable(part), trained_on=part, **how)
     forget_peak_memory()
-    backbone, space = _backbone_and_space(task.model)
-    options = {"backbone": backbone, "space": space, "seed": task.seed, **model_options}
+    options = {"seed": task.seed, **given["model"]}
     model = CounterFlow(part, **options)
     if budget.parameters is not None:
         width = width_for(budget.parameters, model)
         model = CounterFlow(part, **options | {"backbone_kwargs": {**(options.get("backbone_kwargs") or {}), "width": width}})
     started, wall = time.process_time(), time.monotonic()
-    model.train(max_steps=budget.steps, max_seconds=budget.seconds, **{"progress": False, **train_options})
+    model.train(max_steps=budget.steps, max_seconds=budget.seconds, **{"progress": False, **given["train"]})
     trained, trained_wall = time.process_time() - started, time.monotonic() - wall
     started = time.process_time()
-    table = evaluate({task.model: WithMean(model)}, adata, baselines=(), trained_on=part, **how)
+    table = evaluate({task.model: WithMean(model, given["predict"])}, adata, baselines=(), trained_on=part, **how)
     cost = {
         "method": task.model,
         "seed": task.seed,
@@ -302,16 +305,6 @@ def function_evaluations(model: CounterFlow) -> int:
     finally:
         handle.remove()
     return len(calls) - 2 * once
-
-
-def _backbone_and_space(name: str) -> tuple[str, str]:
-    backbone, slash, space = name.rpartition("/")
-    if not (backbone and slash and space):
-        raise ConfigError(f"a model is written backbone/space, for example mlp/pca; got {name!r}")
-    backbones.resolve(backbone)
-    if space not in spaces.SPACES:
-        raise ConfigError(f"{name!r}: no space is called {space!r}: {near(space, spaces.SPACES)}")
-    return backbone, space
 
 
 def _keys(setup: Setup) -> Keys:

@@ -202,19 +202,3 @@ def training_steps(
 
 def _plain(ids: ConditionIds) -> ConditionIds:
     return ids._replace(covariates=ids.covariates[:, :0])
-
-
-def feature_order(states: Tensor) -> Tensor:
-    """An order of the state features in which correlated ones are neighbours: leaves of a clustering of control cells."""
-    from scipy.cluster.hierarchy import leaves_list, linkage
-    from scipy.spatial.distance import squareform
-
-    if states.shape[1] < 2:
-        return torch.arange(states.shape[1])
-    values = states.double().numpy()
-    spread = values.std(0)
-    scaled = (values - values.mean(0)) / np.where(spread > 1e-8, spread, 1)
-    distance = 1 - np.abs(scaled.T @ scaled) / len(scaled)
-    np.fill_diagonal(distance, 0)
-    tree = linkage(squareform(np.clip(distance, 0, None), checks=False), method="average", optimal_ordering=len(distance) <= 500)
-    return torch.from_numpy(leaves_list(tree).astype(np.int64))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from counterflow import spaces
 from counterflow.assembly import assemble, resolve
-from counterflow.backbones import learning_rate, reads_order
+from counterflow.backbones import learning_rate
 from counterflow.compiling import check_compiler
 from counterflow.data.dropping import kept_cells
 from counterflow.data.genes import chosen_genes, select_genes
@@ -29,9 +29,10 @@ from counterflow.effect_answers import EffectAnswers
 from counterflow.effects.intervals import Intervals
 from counterflow.errors import ConfigError
 from counterflow.evaluate.audit import audit_model
-from counterflow.fitting import feature_order, fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
+from counterflow.fitting import fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.footprint import Footprint, check_memory, footprint
+from counterflow.grouping import Grouping, gene_features, gene_sets, learnt_grouping, plain_grouping
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
 from counterflow.recentring import Recentring, Trust
@@ -55,7 +56,7 @@ class CounterFlow(EffectAnswers):
     adata
         An AnnData declared with `setup_anndata`.
     backbone
-        ``mlp``, ``dit``, ``set``, ``ssm``; or ``"package.module:Name"``, a class, or a ready `nn.Module`.
+        ``mlp``, ``dit``, ``set``, ``ssm``, ``longconv``; or ``"package.module:Name"``, a class, or a ready `nn.Module`.
     space
         ``pca``, ``latent`` (an scVI autoencoder), or ``raw``; or a trained `scvi.model.SCVI` (`counterflow.spaces.latent.load_scvi`).
     source, coupling
@@ -164,14 +165,17 @@ class CounterFlow(EffectAnswers):
             ledger.record("vae", CellKeys.of(LatentSpace.trained_on(space)))
             kwargs.update(latent.size)
             self.space = latent
-        self.module = self.build_module(None, self.vocabulary.seen)  # wrong options are refused here, before anything is trained
+        sets, n_features = gene_sets(self.config, self.genes, report=True), int(np.prod(self.space.state_shape))
+        known_by = gene_features(self.config, train, ledger)
+        self.grouping = plain_grouping(self.config, sets, n_features)._replace(known_by=known_by)
+        self.module = self.build_module(self.grouping, self.vocabulary.seen)  # wrong options are refused here, before anything is trained
         if isinstance(self.config["backbone"], nn.Module):
             ledger.remark("backbone", "a module of yours: what its weights were trained on is not known")
         ledger.record("reference", train.keys)
         self.reference = Reference.keep(
             train, adata.obs[screen.split == "train"], self.setup, self.config["keep_controls"], self.config["seed"]
         )
-        self.trained_on = {
+        self.trained_on: dict[str, Any] = {
             "cells": len(train.cells),
             "control_cells": int(train.is_control.sum()),
             "held_out_cells": int((screen.split == "test").sum()),
@@ -325,11 +329,8 @@ class CounterFlow(EffectAnswers):
         ledger.forget("space", "order", "rule", "weights", "recipe", "validation", "guidance")
         fit_space(self.space, cells, seed, ledger)
         states = states_of(cells, self.space)
-        some_controls = np.flatnonzero(cells.is_control)[:2000]
-        order = None
-        if reads_order(self.config["backbone"]):
-            ledger.record("order", cells.rows(some_controls).keys)
-            order = feature_order(states(some_controls))
+        grouping = learnt_grouping(self.config, gene_sets(self.config, self.genes), cells, states, ledger)
+        self.grouping = grouping = grouping._replace(known_by=self.grouping.known_by)
         n_sets, set_size = max(1, batch_size // set_size), min(set_size, batch_size)
         if max_steps is None:
             max_steps = DEFAULT_STEPS if max_epochs is None else max_epochs * max(1, -(-len(cells.cells) // (n_sets * set_size)))
@@ -339,7 +340,7 @@ class CounterFlow(EffectAnswers):
             "strategy": strategy, "num_nodes": num_nodes, "precision": precision, "compile": compile, **trainer_kwargs,
         }  # fmt: skip
         recipe = Recipe(
-            lambda seen: self.build_module(order, seen),
+            lambda seen: self.build_module(grouping, seen),
             self.setup,
             self.vocabulary,
             self.config["anchor"] == "additive",
@@ -388,9 +389,33 @@ class CounterFlow(EffectAnswers):
         watched = (screen.split == "val") & ~screen.is_control & np.isin(screen.context, screen.context[control])
         return watched | (control & watched.any())
 
-    def build_module(self, order: Tensor | None, seen: frozenset[str]) -> FlowModule:
-        """An untrained network for this model's vocabulary and space; `order` puts correlated state features side by side."""
-        return assemble(self.config, self.features, self.vocabulary, self.space.state_shape, order, seen)
+    def build_module(self, grouping: Grouping | None, seen: frozenset[str]) -> FlowModule:
+        """An untrained network for this model's vocabulary and space; `grouping` says which state features sit together."""
+        return assemble(self.config, self.features, self.vocabulary, self.space.state_shape, grouping or Grouping(), seen)
+
+    def on_panel(self, adata: AnnData, *, genes: Sequence[str] | None = None, gene_features: pd.DataFrame | None = None) -> CounterFlow:
+        """The same model for cells measured on other genes: a part of its own, another order, or genes it has never seen.
+
+        Parameters
+        ----------
+        adata
+            Control cells on the other panel; the model keeps up to `keep_controls` of each context.
+        genes
+            Those to model; ``None``: all of the file.
+        gene_features
+            The table that the model was fitted with, if it was a table, with rows for the genes that are new.
+
+        Raises
+        ------
+        ConfigError
+            If this kind of model knows its genes by their numbers only (see ``docs/tokens.md``).
+        DataError
+            If a gene is new and nothing is known of it.
+        """
+        from counterflow import panels
+
+        self._check_trained()
+        return panels.on_panel(self, adata, genes, gene_features)
 
     def audit(self, adata: AnnData | None = None, subset: str = "test", on_unknown: Literal["error", "mean"] = "error") -> str:
         """Check that nothing fitted here saw a held-out cell of `adata` (None: the training AnnData); see `audit_model`."""

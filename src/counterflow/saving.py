@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from counterflow import checkpoint, soundness, spaces
@@ -18,6 +17,7 @@ from counterflow.data.schema import Setup
 from counterflow.data.screen import condition_label
 from counterflow.effects.intervals import Intervals
 from counterflow.errors import CheckpointError, CounterflowError
+from counterflow.grouping import Grouping
 from counterflow.recentring import Recentring, Trust
 from counterflow.reference import Reference
 
@@ -131,9 +131,9 @@ def _rebuild(
     model.ledger = None if manifest["ledger"] is None else Ledger.from_parts(manifest["ledger"], arrays)
     model.trained_on = {key: value for key, value in manifest["training"].items() if key not in ("history", "conditions", "on_target")}
     model.history = manifest["training"]["history"]
-    order = torch.arange(int(np.prod(model.space.state_shape)))  # the stored order comes with the weights
+    model.grouping = Grouping.stored(config, weights, int(np.prod(model.space.state_shape)))
     with no_larger_than(weights):
-        model.module = model.build_module(order, model.vocabulary.seen)
+        model.module = model.build_module(model.grouping, model.vocabulary.seen)
     _fill(model.module, weights, "module.")
     _fill(_space_module(model), weights, "space.")
     model.is_trained = True

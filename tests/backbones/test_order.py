@@ -35,8 +35,9 @@ def test_set_models_do_not_know_the_order(name, kwargs, conditioning, randomise,
     assert order_dependence(name, randomise, make_condition(B), conditioning=conditioning, **kwargs) < 1e-5
 
 
-def test_the_stored_order_matters(randomise, make_condition):
-    assert order_dependence("ssm", randomise, make_condition(B), order="stored", genes_per_token=1) > 1e-3
+@pytest.mark.parametrize(("name", "kwargs"), [("ssm", {"order": "stored"}), ("longconv", {})])
+def test_the_stored_order_matters(name, kwargs, randomise, make_condition):
+    assert order_dependence(name, randomise, make_condition(B), genes_per_token=1, **kwargs) > 1e-3
 
 
 @pytest.mark.parametrize("conditioning", ["adaln", "cross"])
@@ -62,13 +63,14 @@ def test_features_name_the_genes_given(name, kwargs, conditioning, randomise, ma
     assert (got - model(x, t, condition)[:, subset]).abs().max() > 1e-5  # the genes left out were listened to
 
 
-def test_stored_order_follows_the_genes_however_they_are_given(randomise, make_condition):
-    model = randomise(build("ssm", (S,), C, genes_per_token=1, feature_order=torch.randperm(S), **SMALL))
+@pytest.mark.parametrize("name", ["ssm", "longconv"])
+def test_stored_order_follows_the_genes_however_they_are_given(name, randomise, make_condition):
+    model = randomise(build(name, (S,), C, genes_per_token=1, feature_order=torch.randperm(S), **SMALL))
     x, t, condition, listed = torch.randn(B, S), torch.rand(B), make_condition(B), torch.randperm(S)
     torch.testing.assert_close(model(x[:, listed], t, condition, features=listed), model(x, t, condition)[:, listed], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ssm", "dit"])
+@pytest.mark.parametrize("name", ["ssm", "dit", "longconv"])
 def test_feature_order_is_a_relabelling_of_the_genes(name, randomise, make_condition):
     order = torch.randperm(S)
     plain = randomise(build(name, (S,), C, genes_per_token=3, **SMALL))

@@ -28,7 +28,8 @@ def test_trunk_of_dit_s_has_the_parameters_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("name", "most", "kwargs"), [("dit", 256, {}), ("ssm", 128, {}), ("set", 3000, {}), ("ssm", 3000, {"order": "none"})]
+    ("name", "most", "kwargs"),
+    [("dit", 256, {}), ("ssm", 128, {}), ("longconv", 1024, {}), ("set", 3000, {}), ("ssm", 3000, {"order": "none"})],
 )
 def test_tokens_are_kept_few_unless_genes_are_a_set(name, most, kwargs):
     for n_features, expected in ((100, 100), (3000, None)):
@@ -36,7 +37,7 @@ def test_tokens_are_kept_few_unless_genes_are_a_set(name, most, kwargs):
         assert most / 2 < tokens <= most if expected is None else tokens == expected
 
 
-@pytest.mark.parametrize("name", ["dit", "ssm"])
+@pytest.mark.parametrize("name", ["dit", "ssm", "longconv"])
 def test_the_smallest_size_puts_four_features_in_a_token(name):
     for n_features, n_tokens in ((50, 13), (3, 1)):
         assert build(name, (n_features,), 12).tokenizer.layout.n_tokens == n_tokens

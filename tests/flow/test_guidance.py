@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from counterflow.flow.guidance import bind, classifier_free, contrast, composed
+from counterflow.flow.guidance import bind, classifier_free, composed, contrast
 from counterflow.flow.solvers import euler
 from counterflow.types import Condition
 

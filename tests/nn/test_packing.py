@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from counterflow.nn.attention import InducedSetAttention, SelfAttention
+from counterflow.nn.longconv import LongConvolution
 from counterflow.nn.packing import Packed
 from counterflow.nn.ssm import BidirectionalSSM
 from counterflow.nn.trunk import Trunk
@@ -15,6 +16,7 @@ MIXERS = {
     "attention": lambda: SelfAttention(WIDTH, 2),
     "induced": lambda: InducedSetAttention(WIDTH, 2, n_inducing=3),
     "ssm": lambda: BidirectionalSSM(WIDTH, 2, state=4),
+    "longconv": lambda: LongConvolution(WIDTH),
     "unordered": lambda: BidirectionalSSM(WIDTH, 2, state=4, order="none"),
 }
 everywhere = pytest.mark.parametrize("conditioning", ["adaln", "cross", "in_context"])

@@ -17,9 +17,16 @@ BACKBONES: dict[str, str | Callable[..., nn.Module]] = {  # an import string is 
     "dit": "counterflow.backbones.dit:dit",
     "set": "counterflow.backbones.set:set_attention",
     "ssm": "counterflow.backbones.ssm:ssm",
+    "longconv": "counterflow.backbones.longconv:longconv",
     "image_dit": "counterflow.backbones.image_dit:image_dit",
 }
-LEARNING_RATES = {"mlp": 1e-3, "dit": 3e-3, "set": 3e-3, "ssm": 3e-3}  # what `train` takes by default (benchmarks/search_backbones.py)
+LEARNING_RATES = {
+    "mlp": 1e-3,
+    "dit": 3e-3,
+    "set": 3e-3,
+    "ssm": 3e-3,
+    "longconv": 3e-3,
+}  # what `train` takes by default (benchmarks/search_backbones.py)
 DEFAULT_LEARNING_RATE = 1e-3  # of all others
 
 

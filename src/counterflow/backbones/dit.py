@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from counterflow.backbones.sizes import pick_size, vector_length
-from counterflow.backbones.token import TokenBackbone
+from counterflow.backbones.token import Modules, over_genes
 from counterflow.nn.attention import SelfAttention
-from counterflow.nn.tokens import GeneHead, GeneTokenizer
 from counterflow.nn.trunk import Conditioning, Trunk
 
 SIZES = {
@@ -34,9 +33,11 @@ def dit(
     n_heads: int | None = None,
     genes_per_token: int | None = None,
     feature_order: Int[Tensor, "s"] | None = None,
+    modules: Modules = None,
+    gene_features: Float[Tensor, "s p"] | None = None,
     qk_norm: bool = False,
     checkpointing: bool = False,
-) -> TokenBackbone:
+) -> nn.Module:
     """A transformer over the genes of a cell.
 
     Parameters
@@ -53,6 +54,12 @@ def dit(
         Genes (or components) that share a token; None takes those of the size, and as many as keep the tokens at 256 or fewer.
     feature_order
         A permutation of the features that puts together those that should share a token; without effect at one gene per token.
+    modules
+        Groups of features as tokens in place of `genes_per_token` at a time; see `over_genes`. `CounterFlow` also takes a GMT file, a
+        dict of gene sets, or ``clusters``.
+    gene_features
+        One row of numbers per gene, for a network that also answers for genes it never saw; see `counterflow.backbones.featured`.
+        `CounterFlow` also takes ``coexpression``, or a DataFrame indexed by gene.
     qk_norm
         Normalise queries and keys: keeps attention in bounds when training in bfloat16, or with a high learning rate.
     checkpointing
@@ -78,5 +85,4 @@ def dit(
         n_heads=chosen["n_heads"],
         checkpointing=checkpointing,
     )
-    tokenizer = GeneTokenizer(n_features, chosen["width"], per_token, order)
-    return TokenBackbone(tokenizer, trunk, GeneHead(n_features, chosen["width"], per_token, order))
+    return over_genes(n_features, chosen["width"], trunk, modules, per_token, order, gene_features)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from jaxtyping import Float
+from torch import Tensor, nn
+
 from counterflow.backbones.sizes import pick_size, vector_length
-from counterflow.backbones.token import TokenBackbone
+from counterflow.backbones.token import Modules, over_genes
 from counterflow.nn.attention import InducedSetAttention
-from counterflow.nn.tokens import GeneHead, GeneTokenizer
 from counterflow.nn.trunk import Conditioning, Trunk
 
 SIZES = {
@@ -26,9 +28,11 @@ def set_attention(
     depth: int | None = None,
     n_heads: int | None = None,
     n_inducing: int | None = None,
+    modules: Modules = None,
+    gene_features: Float[Tensor, "s p"] | None = None,
     qk_norm: bool = False,
     checkpointing: bool = False,
-) -> TokenBackbone:
+) -> nn.Module:
     """A permutation-equivariant network over the genes of a cell, one token per gene.
 
     Its `forward` takes `features=`, the indices of the genes in `x`, so the same weights serve any subset and any order of the genes.
@@ -43,6 +47,12 @@ def set_attention(
         `"XS"`, `"S"`, `"B"` or `"L"`; `width`, `depth`, `n_heads` and `n_inducing` override its numbers.
     conditioning
         `"adaln"`, `"cross"` or `"in_context"`, see `counterflow.nn.trunk.Trunk`.
+    modules
+        Groups of features as tokens in place of `genes_per_token` at a time; see `over_genes`. `CounterFlow` also takes a GMT file, a
+        dict of gene sets, or ``clusters``.
+    gene_features
+        One row of numbers per gene, for a network that also answers for genes it never saw; see `counterflow.backbones.featured`.
+        `CounterFlow` also takes ``coexpression``, or a DataFrame indexed by gene.
     qk_norm
         Normalise queries and keys: keeps attention in bounds when training in bfloat16, or with a high learning rate.
     checkpointing
@@ -64,4 +74,4 @@ def set_attention(
         n_heads=chosen["n_heads"],
         checkpointing=checkpointing,
     )
-    return TokenBackbone(GeneTokenizer(n_features, chosen["width"]), trunk, GeneHead(n_features, chosen["width"]))
+    return over_genes(n_features, chosen["width"], trunk, modules, gene_features=gene_features)

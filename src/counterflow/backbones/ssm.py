@@ -6,13 +6,12 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from counterflow.backbones.sizes import pick_size, vector_length
-from counterflow.backbones.token import TokenBackbone
+from counterflow.backbones.token import Modules, over_genes
 from counterflow.nn.ssm import BidirectionalSSM
-from counterflow.nn.tokens import GeneHead, GeneTokenizer
 from counterflow.nn.trunk import Conditioning, Trunk
 
 SIZES = {
@@ -36,9 +35,11 @@ def ssm(
     state: int | None = None,
     genes_per_token: int | None = None,
     feature_order: Int[Tensor, "s"] | None = None,
+    modules: Modules = None,
+    gene_features: Float[Tensor, "s p"] | None = None,
     order: Literal["stored", "none"] = "stored",
     checkpointing: bool = False,
-) -> TokenBackbone:
+) -> nn.Module:
     """A state-space model over the genes of a cell. With `order="stored"` **its output depends on the order of the features.**
 
     Parameters
@@ -57,6 +58,12 @@ def ssm(
     feature_order
         The permutation in which the features are read, for example the leaf order of a correlation clustering. Saved with the weights.
         None reads them as they come. Without effect with `order="none"` at one gene per token.
+    modules
+        Groups of features as tokens in place of `genes_per_token` at a time; see `over_genes`. `CounterFlow` also takes a GMT file, a
+        dict of gene sets, or ``clusters``.
+    gene_features
+        One row of numbers per gene, for a network that also answers for genes it never saw; see `counterflow.backbones.featured`.
+        `CounterFlow` also takes ``coexpression``, or a DataFrame indexed by gene.
     order
         `"stored"` reads the tokens as a sequence, from both ends. `"none"` forgets nothing and is exactly permutation-equivariant:
         linear attention over a set.
@@ -84,5 +91,4 @@ def ssm(
         n_heads=chosen["n_heads"],
         checkpointing=checkpointing,
     )
-    tokenizer = GeneTokenizer(n_features, chosen["width"], per_token, layout)
-    return TokenBackbone(tokenizer, trunk, GeneHead(n_features, chosen["width"], per_token, layout))
+    return over_genes(n_features, chosen["width"], trunk, modules, per_token, layout, gene_features)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from counterflow.backbones.featured import FeaturedBackbone
+from counterflow.backbones.rank import RankBackbone
 from counterflow.errors import ConfigError
+from counterflow.nn.gene_modules import ModuleHead, ModuleTokenizer
 from counterflow.nn.packing import Packed
-from counterflow.nn.tokens import GeneTokenizer
+from counterflow.nn.tokens import GeneHead, GeneTokenizer
 from counterflow.types import Condition
+
+Modules = Int[Tensor, "n k"] | Literal["rank"] | None
 
 
 class TokenBackbone(nn.Module):
@@ -71,3 +77,39 @@ class TokenBackbone(nn.Module):
         tokens, c = self.trunk(self.tokenizer(torch.cat(list(x))[None], genes), t, condition, layout)
         velocity = self.head(tokens, layout.spread(c), genes)[0]
         return list(velocity.to(x[0].dtype).split(lengths))
+
+
+def over_genes(
+    n_features: int,
+    width: int,
+    trunk: nn.Module,
+    modules: Modules = None,
+    genes_per_token: int = 1,
+    order: Int[Tensor, "s"] | None = None,
+    gene_features: Float[Tensor, "s p"] | None = None,
+) -> nn.Module:
+    """A backbone over genes or groups of them: what every factory of token models ends with.
+
+    Parameters
+    ----------
+    modules
+        None: `genes_per_token` genes at a time, in the given order. A table of gene numbers: see `counterflow.nn.gene_modules`.
+        ``rank``: see `counterflow.backbones.rank`.
+    gene_features
+        One row per gene: see `counterflow.backbones.featured`.
+    """
+    if gene_features is not None:
+        if not isinstance(gene_features, Tensor):
+            raise ConfigError(f"a network takes gene_features as a table of numbers, not {gene_features!r}: names are for CounterFlow")
+        if modules is not None or genes_per_token > 1 or order is not None:
+            raise ConfigError("gene_features needs genes as a set: use 'set', 'dit' with genes_per_token=1, or 'ssm' with order='none'")
+        return FeaturedBackbone(gene_features, width, trunk)
+    if modules is None:
+        return TokenBackbone(
+            GeneTokenizer(n_features, width, genes_per_token, order), trunk, GeneHead(n_features, width, genes_per_token, order)
+        )
+    if isinstance(modules, Tensor):
+        return TokenBackbone(ModuleTokenizer(n_features, width, modules), trunk, ModuleHead(n_features, width, modules))
+    if modules == "rank":
+        return RankBackbone(n_features, width, trunk)
+    raise ConfigError(f"a network takes modules as a table of gene numbers or 'rank', not {modules!r}: files and names are for CounterFlow")

@@ -26,7 +26,7 @@ def parser() -> VerbParser:
         "Fit several models on the same split at the same budget and rank them beside simple rules.", EXAMPLE,
     )  # fmt: skip
     add_screen_options(verb)
-    verb.option("models", str | list[str], "mlp/pca", "backbone/space, separated by commas")
+    verb.option("models", str | list[str], "mlp/pca", "backbone/space, or recipes (configs/recipes/*.yaml), separated by commas")
     verb.option("seeds", int, 1, "fits of each model, with seeds 0, 1, ...")
     verb.option("budget.steps", int | None, None, "training steps of each fit")
     verb.option("budget.seconds", float | None, None, "processor seconds of each fit")

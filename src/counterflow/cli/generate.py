@@ -43,6 +43,7 @@ def parser() -> VerbParser:
     verb.option("out", str | None, None, "the file to write (.h5ad)")
     verb.flag("overwrite", "start anew, whatever an interrupted call has left beside --out")
     verb.flag("new", "new cells, nobody's counterfactuals: counts are drawn anew (needs --n_cells)")
+    verb.flag("panel", "for the genes of --controls, also those that were not in training, rather than those of the model")
     verb.call("", CounterFlow.predict, skip=("guidance_interval",))
     return verb
 
@@ -69,7 +70,10 @@ def run(argv: Sequence[str]) -> None:
         raise ConfigError(f"--out {options.out!r}: give the name of a file that ends in .h5ad")
     if options.new and (options.n_cells is None or options.controls is not None):
         raise ConfigError("--new needs --n_cells and takes no --controls: the cells start from what the model keeps")
+    if options.panel and options.controls is None:
+        raise ConfigError("--panel needs --controls: the genes are those of that file")
 
+    from counterflow.cli.feed import read_or_open
     from counterflow.data.h5_parts import H5Parts
     from counterflow.model import CounterFlow
 
@@ -80,7 +84,10 @@ def run(argv: Sequence[str]) -> None:
         parts.drop()
     if done := parts.find():
         terminal.say(f"going on after the {done:,} blocks of cells in {parts.folder}")
-    blocks = _cells(model, options, done, terminal)
+    controls = None if options.controls is None else read_or_open(options.controls, model.setup, None, terminal)
+    if options.panel:
+        model = model.on_panel(controls)
+    blocks = _cells(model, controls, options, done, terminal)
     first = list(islice(blocks, 1))  # what cannot be predicted is told before anything is written
     counted, genes = write(chain(first, blocks), parts, progress=terminal.progress)
     _report(counted, len(model.genes), genes, out, terminal)
@@ -99,9 +106,8 @@ def request(options: Namespace) -> dict[str, Any]:
     return {"model": signed(read_manifest(options.run))["sha256"], **asked, "versions": versions()}
 
 
-def _cells(model: CounterFlow, options: Namespace, done: int, terminal: Terminal) -> Iterator[AnnData]:
+def _cells(model: CounterFlow, controls: AnnData | None, options: Namespace, done: int, terminal: Terminal) -> Iterator[AnnData]:
     """Some at a time: a million cells need no more memory than a few thousand."""
-    from counterflow.cli.feed import read_or_open
     from counterflow.sampling import Sampling
 
     conditions = condition_table(model, options)
@@ -110,7 +116,6 @@ def _cells(model: CounterFlow, options: Namespace, done: int, terminal: Terminal
             conditions.drop(columns=list(options.covariates or {})), options.n_cells, covariates=options.covariates, seed=options.seed,
             solver=options.solver, n_steps=options.n_steps, skip_blocks=done, progress=terminal.progress,
         )  # fmt: skip
-    controls = None if options.controls is None else read_or_open(options.controls, model.setup, None, terminal)
     sampling = Sampling(
         options.solver, options.n_steps, options.guidance, options.guidance_kind, seed=options.seed, decoder=options.decoder,
         precision=options.precision, combine=options.combine, mode=options.mode,

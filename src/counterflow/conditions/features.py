@@ -25,7 +25,7 @@ def feature_table(features: str | pd.DataFrame, control_log1p: sparse.csr_matrix
         Normalised control training cells (n x G), read for ``coexpression`` only.
     """
     if isinstance(features, pd.DataFrame):
-        return _checked(features)
+        return checked_table(features)
     if features == "learned":
         return pd.DataFrame(index=pd.Index([], dtype=str))
     if features == "coexpression":
@@ -35,17 +35,18 @@ def feature_table(features: str | pd.DataFrame, control_log1p: sparse.csr_matrix
     )
 
 
-def _checked(table: pd.DataFrame) -> pd.DataFrame:
+def checked_table(table: pd.DataFrame, name: str = "perturbation_features") -> pd.DataFrame:
+    """A table of the user's with standardised columns; `name` is what errors call it."""
     table = table.set_axis(table.index.astype(str))
     if table.index.has_duplicates:
         doubled = table.index[table.index.duplicated()][0]
-        raise DataError(f"perturbation_features has several rows for {doubled!r}: keep one per perturbation")
+        raise DataError(f"{name} has several rows for {doubled!r}: keep one")
     try:
         values = table.astype(np.float32)
     except (TypeError, ValueError):
-        raise DataError("perturbation_features must hold numbers only") from None
+        raise DataError(f"{name} must hold numbers only") from None
     if not np.isfinite(values.to_numpy()).all():
-        raise DataError("perturbation_features holds NaN or infinite values: drop these rows (a missing row is allowed)")
+        raise DataError(f"{name} holds NaN or infinite values: drop these rows (a missing row is allowed)")
     spread = values.std().replace(0, 1).fillna(1)
     return (values - values.mean()) / spread
 

@@ -19,6 +19,7 @@ from counterflow.data.source import CellSource, batches
 STAGES = {
     "genes": "gene selection",
     "features": "perturbation features",
+    "gene features": "features of genes",
     "vae": "the handed-in VAE",
     "backbone": "the handed-in network",
     "space": "the space (PCA, VAE, scaler)",

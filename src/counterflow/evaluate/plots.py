@@ -25,49 +25,64 @@ def dot_plot(table: Table, summary: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
 
     metrics = list(dict.fromkeys(summary["metric"]))
-    methods = [name for name in dict.fromkeys(table.rows["method"]) if name != CEILING][::-1]
+    methods = _scored(table)
     figure = Figure(figsize=(2.1 * len(metrics) + 1.6, 0.26 * len(methods) + 1.1), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(metrics), sharey=True))
     for axis, metric in zip(axes, metrics, strict=True):
-        score = summary[summary["metric"] == metric].set_index("method")["S"].reindex(methods)
-        shown = score.clip(-1, 1.5)
-        colours = ["#c8501e" if name in table.models else "#7a8793" for name in methods]
-        axis.axvline(0, color="#999", lw=0.8)
-        axis.axvline(1, color="#2c7a4b", lw=0.8, ls="--")
-        axis.scatter(shown, range(len(methods)), c=colours, s=26, zorder=3)
-        for y, (value, at) in enumerate(zip(score, shown, strict=True)):
-            if np.isfinite(value) and value != at:
-                axis.annotate(f"{value:.1f}", (at, y), textcoords="offset points", xytext=(7, -3) if at < 0 else (-22, -3), fontsize=6)
-        axis.set(xlim=(-1.15, 1.65), title=metric, yticks=range(len(methods)), yticklabels=methods)
-        axis.title.set_fontsize(8)
-        axis.tick_params(labelsize=7)
-        axis.grid(axis="y", color="#eee", lw=0.6)
+        draw_scores(axis, table, summary, metric)
     figure.supxlabel("S: 0 = one generic response, 1 = repeating the experiment (dots beyond the frame carry their value)", fontsize=7)
     return figure
+
+
+def _scored(table: Table) -> list[str]:
+    return [name for name in dict.fromkeys(table.rows["method"]) if name != CEILING][::-1]
+
+
+def draw_scores(axis: Axes, table: Table, summary: pd.DataFrame, metric: str) -> None:
+    """S of every method on one metric."""
+    methods = _scored(table)
+    score = summary[summary["metric"] == metric].set_index("method")["S"].reindex(methods)
+    shown = score.clip(-1, 1.5)
+    colours = ["#c8501e" if name in table.models else "#7a8793" for name in methods]
+    axis.axvline(0, color="#999", lw=0.8)
+    axis.axvline(1, color="#2c7a4b", lw=0.8, ls="--")
+    axis.scatter(shown, range(len(methods)), c=colours, s=26, zorder=3)
+    for y, (value, at) in enumerate(zip(score, shown, strict=True)):
+        if np.isfinite(value) and value != at:
+            axis.annotate(f"{value:.1f}", (at, y), textcoords="offset points", xytext=(7, -3) if at < 0 else (-22, -3), fontsize=6)
+    axis.set(xlim=(-1.15, 1.65), title=metric, yticks=range(len(methods)), yticklabels=methods)
+    axis.title.set_fontsize(8)
+    axis.tick_params(labelsize=7)
+    axis.grid(axis="y", color="#eee", lw=0.6)
 
 
 def scatter(table: Table, metric: str) -> Figure:
     """Every held-out condition: a model against the best simple baseline, coloured by the size of the real effect."""
     from matplotlib.figure import Figure
 
-    best, wide = table.best_baseline(metric), table.per_condition(metric)
     figure = Figure(figsize=(2.6 * max(1, len(table.models)), 2.7), layout="constrained")
-    third = table.rows.drop_duplicates(UNIT).set_index(UNIT)["third"]
     for axis, model in zip(np.atleast_1d(figure.subplots(1, max(1, len(table.models)), squeeze=True)), table.models, strict=True):
-        if best is None or model not in wide:
-            axis.set_axis_off()
-            continue
-        both = wide[[best, model]].dropna()
-        colours = [THIRD_COLOURS.get(str(third.get(unit)), "#5b8db8") for unit in both.index]
-        axis.scatter(both[best], both[model], c=colours, s=18, zorder=3)
-        lo, hi = float(np.nanmin(both.to_numpy(), initial=0)), float(np.nanmax(both.to_numpy(), initial=0.01))
-        axis.plot([lo, hi], [lo, hi], color="#999", lw=0.8)
-        axis.set_xlabel(f"{best} (best simple baseline)", fontsize=7)
-        axis.set_ylabel(model, fontsize=7)
-        won = (badness(metric, both[model].to_numpy()) < badness(metric, both[best].to_numpy())).mean() if len(both) else np.nan
-        axis.set_title(f"better in {won:.0%} of {len(both)}" if len(both) else "", fontsize=8)
-        axis.tick_params(labelsize=6)
+        draw_conditions(axis, table, metric, model)
     return figure
+
+
+def draw_conditions(axis: Axes, table: Table, metric: str, model: str) -> None:
+    """One model against the best simple baseline; an empty frame where there is no baseline."""
+    best, wide = table.best_baseline(metric), table.per_condition(metric)
+    if best is None or model not in wide:
+        axis.set_axis_off()
+        return
+    third = table.rows.drop_duplicates(UNIT).set_index(UNIT)["third"]
+    both = wide[[best, model]].dropna()
+    colours = [THIRD_COLOURS.get(str(third.get(unit)), "#5b8db8") for unit in both.index]
+    axis.scatter(both[best], both[model], c=colours, s=18, zorder=3)
+    lo, hi = float(np.nanmin(both.to_numpy(), initial=0)), float(np.nanmax(both.to_numpy(), initial=0.01))
+    axis.plot([lo, hi], [lo, hi], color="#999", lw=0.8)
+    axis.set_xlabel(f"{best} (best simple baseline)", fontsize=7)
+    axis.set_ylabel(model, fontsize=7)
+    won = (badness(metric, both[model].to_numpy()) < badness(metric, both[best].to_numpy())).mean() if len(both) else np.nan
+    axis.set_title(f"better in {won:.0%} of {len(both)}" if len(both) else "", fontsize=8)
+    axis.tick_params(labelsize=6)
 
 
 def example_names(table: Table) -> dict[str, set[str]]:
@@ -138,7 +153,12 @@ def learning_curve(table: Table, metric: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 3), layout="constrained")
-    axis: Axes = figure.subplots()
+    draw_learning_curve(figure.subplots(), table, metric)
+    return figure
+
+
+def draw_learning_curve(axis: Axes, table: Table, metric: str) -> None:
+    """Models, the best simple baseline and the ceiling."""
     curve = table.learning_curve[table.learning_curve["metric"] == metric]
     best = table.best_baseline(metric)
     colours = dict(zip(table.models, cycle(LINES), strict=False)) | ({best: "#7a8793"} if best else {})
@@ -151,7 +171,6 @@ def learning_curve(table: Table, metric: str) -> Figure:
     axis.set(xlabel="training conditions", ylabel=f"{metric} {arrow(metric)}")
     axis.legend(frameon=False, fontsize=7)
     axis.tick_params(labelsize=7)
-    return figure
 
 
 def coverage_curve(table: Table) -> Figure:
@@ -159,7 +178,12 @@ def coverage_curve(table: Table) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2, 3.2), layout="constrained")
-    axis: Axes = figure.subplots()
+    draw_coverage(figure.subplots(), table)
+    return figure
+
+
+def draw_coverage(axis: Axes, table: Table) -> None:
+    """All models of a table."""
     axis.axline((0, 0), slope=1, color="#999", lw=0.8)
     for (name, rows), colour in zip(table.coverage.groupby("method", sort=False), cycle(LINES)):
         axis.scatter(rows["level"], rows["covered"], s=7, color=colour, alpha=0.25, linewidths=0)
@@ -170,7 +194,6 @@ def coverage_curve(table: Table) -> Figure:
     axis.set(xlabel="nominal level of the interval", ylabel="measured effects inside", xlim=(0.45, 1.0), ylim=(0.0, 1.02))
     axis.legend(frameon=False, fontsize=7, loc="lower right")
     axis.tick_params(labelsize=7)
-    return figure
 
 
 def shown_methods(table: Table, metric: str, most: int = 6) -> list[str]:

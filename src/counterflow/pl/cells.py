@@ -1,4 +1,4 @@
-"""Plots in scanpy's manners: each takes `ax`, `show` and `save`, and returns matplotlib Axes. Colours are Okabe and Ito's."""
+"""Cells as points and as distributions of genes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import numpy as np
 from scipy import sparse
 
 from counterflow.errors import DataError, near
+from counterflow.pl.axes import COLOURS, MARKERS, begin, finish
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
-
-COLOURS = {"control": "#999999", "real": "#0072B2", "predicted": "#D55E00"}
-MARKERS = {"control": "o", "real": "o", "predicted": "^"}
 
 
 def embedding(
@@ -43,7 +41,7 @@ def embedding(
     values = {name: _log1p(cells, predicted.var_names) for name, cells in groups.items() if cells is not None}
     measured = [values["control"], values["real"] if real is not None else values["predicted"]]
     pca = PCA(2, random_state=0).fit(np.concatenate(measured))
-    ax = _axes(ax)
+    ax = begin(ax)
     for layer, (name, expression) in enumerate(values.items()):
         x, y = pca.transform(expression).T
         ax.scatter(
@@ -53,57 +51,7 @@ def embedding(
     share = 100 * pca.explained_variance_ratio_
     ax.set(xlabel=f"PC1 ({share[0]:.0f} %)", ylabel=f"PC2 ({share[1]:.0f} %)", title=title or "cells, and their means (outlined)")
     ax.legend(frameon=False, markerscale=1.6, handletextpad=0.2)
-    return _finish(ax, show, save)
-
-
-def effect(
-    true_effect: np.ndarray,
-    predicted_effect: np.ndarray | dict[str, np.ndarray],
-    *,
-    genes: Sequence[str] | None = None,
-    n_labels: int = 6,
-    title: str | None = None,
-    ax: Axes | None = None,
-    show: bool = False,
-    save: str | os.PathLike[str] | None = None,
-) -> Axes:
-    """Predicted against true change of the mean log expression, one point per gene, with Pearson's r.
-
-    Parameters
-    ----------
-    true_effect
-        Mean of the real (or true) cells minus mean of the control cells, one value per gene.
-    predicted_effect
-        The same of the prediction; or several by name, the first of which is drawn on top.
-    genes
-        Names; the `n_labels` genes that change most are written beside their points.
-    """
-    series = predicted_effect if isinstance(predicted_effect, dict) else {"predicted": predicted_effect}
-    true_effect = np.asarray(true_effect, dtype=float).ravel()
-    ax = _axes(ax)
-    styles = [(COLOURS["predicted"], "^"), ("#009E73", "s"), ("#CC79A7", "D"), ("#E69F00", "v")]
-    for level, ((name, values), (colour, marker)) in enumerate(zip(series.items(), styles, strict=False)):
-        values = np.asarray(values, dtype=float).ravel()
-        if values.shape != true_effect.shape:
-            raise DataError(f"{name!r} has {len(values)} genes and the true effect {len(true_effect)}: give both for the same genes")
-        r = np.corrcoef(true_effect, values)[0, 1] if values.std() > 0 and true_effect.std() > 0 else float("nan")
-        ax.scatter(
-            true_effect, values, s=18, marker=marker, c=colour, alpha=0.7, linewidths=0, label=f"{name}, r = {r:.2f}", zorder=4 - level
-        )
-    ax.axline((0, 0), slope=1, color="black", linewidth=0.8, linestyle="--", zorder=0)
-    ax.axhline(0, color="#cccccc", linewidth=0.8, zorder=0)
-    ax.axvline(0, color="#cccccc", linewidth=0.8, zorder=0)
-    first = np.asarray(next(iter(series.values())), dtype=float).ravel()
-    for i in np.argsort(-np.abs(true_effect))[: n_labels if genes is not None else 0]:
-        assert genes is not None
-        right = true_effect[i] < 0
-        ax.annotate(
-            str(genes[i]), (true_effect[i], first[i]), xytext=(5 if right else -5, 3), textcoords="offset points", fontsize=8,
-            ha="left" if right else "right",
-        )  # fmt: skip
-    ax.set(xlabel="true effect (log1p of counts per 10,000)", ylabel="predicted effect", title=title or "effect on each gene")
-    ax.legend(frameon=False, loc="upper left", handletextpad=0.2)
-    return _finish(ax, show, save)
+    return finish(ax, show, save)
 
 
 def top_genes(
@@ -130,7 +78,7 @@ def top_genes(
             if gene not in names:
                 raise DataError(f"no gene {gene!r} in the predicted cells: {near(gene, names)}")
         chosen = np.array([names.index(gene) for gene in genes])
-    ax = _axes(ax)
+    ax = begin(ax)
     offset = {"control": -0.27, "real": 0.0, "predicted": 0.27}
     for name, expression in values.items():
         at = np.arange(len(chosen)) + offset[name]
@@ -142,7 +90,7 @@ def top_genes(
     ax.set_xticks(np.arange(len(chosen)), [names[i] for i in chosen])
     ax.set(ylabel="log1p of counts per 10,000", title=title or "genes that change most (points: means)", ylim=(0, None))
     ax.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
-    return _finish(ax, show, save)
+    return finish(ax, show, save)
 
 
 def _log1p(cells: AnnData, genes: Sequence[str]) -> np.ndarray:
@@ -157,23 +105,3 @@ def _log1p(cells: AnnData, genes: Sequence[str]) -> np.ndarray:
             f"X holds values up to {dense.max():.0f}, so it is not log1p: normalise it first (scanpy.pp.normalize_total, log1p)"
         )
     return dense
-
-
-def _axes(ax: Axes | None) -> Axes:
-    """The axes given, or new ones that no pyplot window keeps alive."""
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        _, ax = plt.subplots(figsize=(4.8, 4.2), layout="constrained")
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
-
-
-def _finish(ax: Axes, show: bool, save: str | os.PathLike[str] | None) -> Axes:
-    if save is not None:
-        ax.get_figure(root=True).savefig(save, dpi=150)  # type: ignore[union-attr]
-    if show:
-        import matplotlib.pyplot as plt
-
-        plt.show()
-    return ax

@@ -1,0 +1,79 @@
+"""What genes share a token: error to the *true* mean of hidden pairs by grouping, at one budget of processor seconds.
+
+    python benchmarks/modules.py [--seeds 2] [--seconds 12] [--out benchmarks/results/modules.json]
+
+A simulated screen (`counterflow demo`'s), the flow alone: raw space from control cells, no anchor, so that the network has to learn whole
+effects. ``programs`` are the true programs of the simulator as gene sets (they overlap), the best that any pathway file could be;
+``shuffled`` are sets of the same sizes of random genes; ``k at a time`` is the default, neighbours in the leaf order of the clustering.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from counterflow import CounterFlow, demo
+from counterflow.data.simulate import SimulatedScreen
+
+RULES = ("control", "mean", "additive")
+
+
+def programs(screen: SimulatedScreen, shuffled: np.random.Generator | None = None) -> dict[str, list[str]]:
+    """The genes that each program of the simulator moves."""
+    names = list(screen.adata.var_names)
+    names = names if shuffled is None else list(shuffled.permutation(names))
+    return {f"P{p}": [names[g] for g in np.flatnonzero(row)] for p, row in enumerate(screen.biology.program_to_gene) if row.any()}
+
+
+def cases(screen: SimulatedScreen, seed: int) -> dict[str, tuple[str, dict]]:
+    """Name -> backbone and its options."""
+    true, random = programs(screen), programs(screen, np.random.default_rng(seed))
+    ways = {"k at a time": {}, "clusters": {"modules": "clusters"}, "programs": {"modules": true}, "shuffled": {"modules": random}}
+    of_dit = {f"dit, {way}": ("dit", options) for way, options in ways.items()}
+    ranked = {"dit, one gene": ("dit", {"genes_per_token": 1}), "dit, rank": ("dit", {"modules": "rank"})}
+    return {"mlp": ("mlp", {})} | of_dit | ranked | {"ssm": ("ssm", {}), "longconv": ("longconv", {}), "set": ("set", {})}
+
+
+def one(seed: int, seconds: float) -> list[dict]:
+    screen, hidden = demo.screen_with_hidden_pairs(seed)
+    methods, steps, tokens = demo.fit_rules(screen.adata, RULES), {}, {}
+    for name, (backbone, options) in cases(screen, seed).items():
+        model = CounterFlow(
+            screen.adata, backbone=backbone, backbone_kwargs=options, space="raw", source="control", anchor="none", seed=seed
+        )
+        model.train(max_seconds=seconds, progress=False)
+        methods[name], steps[name] = model, model.n_steps_trained
+        layout = getattr(getattr(model.module.backbone, "tokenizer", None), "layout", None)
+        tokens[name] = None if layout is None else len(layout.members) if hasattr(layout, "members") else layout.n_tokens
+    errors = demo.errors_to_truth(screen, hidden, methods).mean()
+    rows = [{"seed": seed, "name": name, "rmse": round(float(errors[name]), 4)} for name in methods]
+    for row in rows:
+        row |= {"steps": steps.get(row["name"]), "tokens": tokens.get(row["name"])}
+        print(row, flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=12)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "modules.json")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [row for seed in range(options.seeds) for row in one(seed, options.seconds)]
+    print(pd.DataFrame(rows).groupby("name", sort=False)[["rmse", "steps", "tokens"]].mean().round(4).to_string())
+    about = {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "seconds": options.seconds,
+        "command": "python benchmarks/modules.py",
+    }
+    options.out.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""What every plot begins and ends with. Colours are Okabe and Ito's: told apart by people who see colours differently."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = {"control": "#999999", "real": "#0072B2", "predicted": "#D55E00"}
+MARKERS = {"control": "o", "real": "o", "predicted": "^"}
+SERIES = (("#D55E00", "^"), ("#009E73", "s"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "o"), ("#0072B2", "P"))
+
+
+def begin(ax: Axes | None) -> Axes:
+    """The axes given, or new ones that no pyplot window keeps alive."""
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        _, ax = plt.subplots(figsize=(4.8, 4.2), layout="constrained")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def finish(ax: Axes, show: bool, save: str | os.PathLike[str] | None) -> Axes:
+    """Save and show, if wanted."""
+    if save is not None:
+        ax.get_figure(root=True).savefig(save, dpi=150)  # type: ignore[union-attr]
+    if show:
+        import matplotlib.pyplot as plt
+
+        plt.show()
+    return ax
