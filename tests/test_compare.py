@@ -239,4 +239,4 @@ def test_one_real_model_end_to_end(adata, tmp_path):
     report = (tmp_path / "report.html").read_text()
     assert "<svg" in report and "How sure the predictions are" in report
     assert set(table.coverage["method"]) == {"mlp/pca"} and set(table.coverage["condition"]) == set(table.rows["condition"])
-    assert table.costs["function_evaluations"].tolist() == [20]
+    assert table.costs["function_evaluations"].tolist() == [10]
