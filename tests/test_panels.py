@@ -2,6 +2,7 @@
 
 import warnings
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ import torch
 from scipy import sparse
 
 from counterflow import CounterFlow
+from counterflow.cli import main
 from counterflow.conditions.gene_features import carried_over, gene_loadings
 from counterflow.errors import ConfigError, DataError
 
@@ -85,7 +87,7 @@ def test_a_part_of_the_genes_is_a_network_that_never_heard_of_the_others(screen,
     assert expected(small, screen).shape[1] == len(part)
 
 
-def test_new_genes_are_known_by_their_features(screen, randomise, tmp_path):
+def test_new_genes_are_known_by_their_features(screen, randomise, tmp_path, capsys):
     model = fitted(screen, randomise, source="control", anchor="none")
     with pytest.warns(UserWarning, match="6 of 30 genes were not in training"):
         whole = model.on_panel(screen)
@@ -107,6 +109,8 @@ def test_new_genes_are_known_by_their_features(screen, randomise, tmp_path):
     loaded = CounterFlow.load(tmp_path / "model")
     assert loaded.genes == whole.genes and loaded.trained_on["unseen_genes"] == new
     pd.testing.assert_frame_equal(expected(loaded, screen), expected(whole, screen))
+    assert main(["info", str(tmp_path / "model")]) == 0
+    assert "genes not in training" in capsys.readouterr().out
 
 
 def test_a_table_of_features(screen, randomise, tmp_path):
@@ -190,10 +194,6 @@ def test_loadings_are_found_again_from_the_other_genes():
 
 
 def test_generate_for_the_genes_of_a_file(screen, randomise, tmp_path, capsys):
-    import anndata
-
-    from counterflow.cli import main
-
     fitted(screen, randomise, source="control", anchor="none").save(tmp_path / "model")
     screen.write_h5ad(tmp_path / "controls.h5ad")
     words = [
