@@ -28,11 +28,13 @@ def small_screen(monkeypatch):
 
 
 def test_there_is_one_for_every_backbone_and_space():
-    expected = {f"{backbone}_{space}" for backbone in ("mlp", "dit", "set", "ssm", "longconv") for space in ("raw", "pca", "latent")}
+    expected = {
+        f"{backbone}_{space}" for backbone in ("mlp", "dit", "set", "ssm", "longconv", "hybrid") for space in ("raw", "pca", "latent")
+    }
     assert expected | {"norman", "kang"} == {path.stem for path in CONFIGS}
 
 
-def test_all_fifteen_say_the_same_but_for_what_they_are_about():
+def test_all_of_them_say_the_same_but_for_what_they_are_about():
     keys = {
         path.stem: [line.split(":")[0] for line in path.read_text().splitlines() if not line.startswith("#")]
         for path in CONFIGS

@@ -56,7 +56,7 @@ class CounterFlow(EffectAnswers):
     adata
         An AnnData declared with `setup_anndata`.
     backbone
-        ``mlp``, ``dit``, ``set``, ``ssm``, ``longconv``; or ``"package.module:Name"``, a class, or a ready `nn.Module`.
+        ``mlp``, ``dit``, ``set``, ``ssm``, ``longconv``, ``hybrid``; or ``"package.module:Name"``, a class, or a ready `nn.Module`.
     space
         ``pca``, ``latent`` (an scVI autoencoder), or ``raw``; or a trained `scvi.model.SCVI` (`counterflow.spaces.latent.load_scvi`).
     source, coupling

@@ -7,7 +7,9 @@ from counterflow.backbones import build
 from counterflow.types import Condition
 
 S, C, B = 37, 12, 5
-CASES = [(name, conditioning) for name in ("mlp", "dit", "set", "ssm", "longconv") for conditioning in ("adaln", "cross", "in_context")]
+CASES = [
+    (name, conditioning) for name in ("mlp", "dit", "set", "ssm", "longconv", "hybrid") for conditioning in ("adaln", "cross", "in_context")
+]
 CASES = [case for case in CASES if case != ("mlp", "in_context")] + [("dit", "adaln_plain"), ("dit", "cross_layerscale")]
 every_backbone = pytest.mark.parametrize(("name", "conditioning"), CASES)
 

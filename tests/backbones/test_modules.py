@@ -9,7 +9,7 @@ from counterflow.errors import ConfigError
 S, C, B = 12, 12, 5
 TABLE = torch.tensor([[0, 1, 2, 3], [3, 4, 5, -1], [6, 7, 8, 9], [10, 11, 0, 3]])  # 3 is in three modules, 0 in two
 SMALL = {"width": 32, "depth": 2, "n_heads": 2}
-NAMES = ("dit", "set", "ssm", "longconv")
+NAMES = ("dit", "set", "ssm", "longconv", "hybrid")
 every_network = pytest.mark.parametrize("name", NAMES)
 every_kind = pytest.mark.parametrize("modules", [TABLE, "rank"], ids=["table", "rank"])
 

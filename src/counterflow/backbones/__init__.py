@@ -18,15 +18,11 @@ BACKBONES: dict[str, str | Callable[..., nn.Module]] = {  # an import string is 
     "set": "counterflow.backbones.set:set_attention",
     "ssm": "counterflow.backbones.ssm:ssm",
     "longconv": "counterflow.backbones.longconv:longconv",
+    "hybrid": "counterflow.backbones.hybrid:hybrid",
     "image_dit": "counterflow.backbones.image_dit:image_dit",
 }
-LEARNING_RATES = {
-    "mlp": 1e-3,
-    "dit": 3e-3,
-    "set": 3e-3,
-    "ssm": 3e-3,
-    "longconv": 3e-3,
-}  # what `train` takes by default (benchmarks/search_backbones.py)
+# what `train` takes by default (benchmarks/search_backbones.py; longconv and hybrid as the others)
+LEARNING_RATES = {"mlp": 1e-3, **dict.fromkeys(("dit", "set", "ssm", "longconv", "hybrid"), 3e-3)}
 DEFAULT_LEARNING_RATE = 1e-3  # of all others
 
 

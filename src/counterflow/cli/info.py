@@ -64,6 +64,7 @@ def _facts(manifest: dict[str, Any]) -> dict[str, Any]:
         "of these controls": training["control_cells"],
         "held-out cells": training["held_out_cells"],
         **({"cells left out": training["dropped_cells"]} if "dropped_cells" in training else {}),
+        **({"genes not in training": training["unseen_genes"]} if training.get("unseen_genes") else {}),
         "conditions seen": training["conditions"],
         "perturbations known": manifest["vocabulary"]["entities"],
         "trust": describe_trust(manifest["trust"], manifest["config"]["anchor"]),
