@@ -1,7 +1,7 @@
 """Rank-ordered tokens, as encoders such as Geneformer read a cell: which gene is highest, which next. An ablation.
 
 A token says which gene it is and at which rank, never a value, and the tokens come in the order of the ranks. So a velocity cannot change
-along the flow's path until two genes swap places, and how large a value is stays unknown; what that costs is in `docs/tokens.md`.
+along the flow's path until two genes swap places, and how large a value is stays unknown (`docs/tokens.md`).
 """
 
 from __future__ import annotations
