@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from counterflow import ConfigError, CounterFlow
-from counterflow.prediction import DECODERS
+from counterflow.sampling import DECODERS
 from counterflow.types import ConditionSpec
 
 
