@@ -13,19 +13,16 @@ from __future__ import annotations
 import argparse
 import datetime
 import statistics
-import warnings
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
-from search_backbones import BATCH, CELLS, PAIRS
+from held_out import train_the_flow, units
+from search_backbones import BATCH, PAIRS
 
 import counterflow as cf
 from counterflow import demo
 from counterflow.prediction import displaced
-from counterflow.recipe import Recipe
 from counterflow.sampling import Sampling
-from counterflow.types import ConditionSpec
 
 OUT = Path(__file__).parent / "results" / "effect_algebra.md"
 
@@ -40,37 +37,22 @@ def screen(seed: int):
 
 
 def fitted(adata, anchor: str, seconds: float) -> cf.CounterFlow:
-    model = cf.CounterFlow(adata, anchor=anchor)
-    with (
-        warnings.catch_warnings(),
-        mock.patch("counterflow.recipe.folds", return_value=[]),
-        mock.patch.object(Recipe, "trust", return_value={}),
-    ):
-        warnings.simplefilter("ignore")
-        model.train(max_seconds=seconds, batch_size=BATCH, progress=False)
-    return model
+    return train_the_flow(cf.CounterFlow(adata, anchor=anchor), max_seconds=seconds, batch_size=BATCH)
 
 
 def errors(model: cf.CounterFlow) -> dict[str, list[float]]:
     """Of every held-out pair and context."""
-    cells, found = model._screen, {}
-    test = (cells.split == "test") & ~cells.is_control
-    for code, context in sorted(set(zip(cells.condition[test].tolist(), cells.context[test].tolist(), strict=True))):
-        spec, target = cells.conditions[code], np.flatnonzero(test & (cells.condition == code) & (cells.context == context))
-        some = cells.rows(np.flatnonzero(cells.is_control & (cells.context == context))[:CELLS])
-        before, real = model.space.encode(some.counts, some.library), model.space.encode(cells.counts[target], cells.library[target])
-        levels = {key: list(some.covariates[key]) for key in model.vocabulary.covariates}
-        ids, factual = (model.vocabulary.ids([what] * len(before), levels) for what in (spec, ConditionSpec()))
-        start, truth = before.double().numpy().mean(0), real.double().numpy().mean(0)
-        rule = np.zeros_like(start) if model.rule is None else np.asarray(model.rule.states.anchor(spec))
+    found: dict[str, list[float]] = {}
+    for one in units(model):
+        control = one.before.double().numpy()
         ways = {
-            combine: rule + displaced(model.module, before, some, ids, factual, Sampling(combine=combine)).double().numpy().mean(0)
+            combine: displaced(model.module, one.before, one.controls, one.ids, one.factual, Sampling(combine=combine)).double().numpy()
             for combine in ("encoder", "algebra")
         }
         if model.rule is not None:
-            ways["rule"] = rule
-        for way, shift in ways.items():
-            found.setdefault(way, []).append(float(((start + shift - truth) ** 2).sum() / ((start - truth) ** 2).sum()))
+            ways["rule"] = np.zeros_like(control)
+        for way, moved in ways.items():
+            found.setdefault(way, []).append(one.scores(control + moved + one.anchor)[0])
     return found
 
 

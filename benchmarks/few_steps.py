@@ -13,21 +13,17 @@ import argparse
 import datetime
 import json
 import time
-import warnings
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
-from search_backbones import BATCH, CELLS, N_GENES, tasks
+from held_out import train_the_flow, units
+from search_backbones import BATCH, N_GENES, tasks
 
 import counterflow as cf
-from counterflow.evaluate.metrics import energy
 from counterflow.prediction import solve
 from counterflow.processor import at_work
-from counterflow.recipe import Recipe
 from counterflow.sampling import Sampling
-from counterflow.types import ConditionSpec
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = {
@@ -46,46 +42,25 @@ def fit(adata, source: str, network: str, steps: int) -> tuple[cf.CounterFlow, f
     coupling = {"coupling": "independent"} if source == "noise" else {}
     model = cf.CounterFlow(adata, source=source, n_top_genes=N_GENES, **coupling, **NETWORKS[network])
     begun = time.process_time()
-    with (
-        warnings.catch_warnings(),
-        mock.patch("counterflow.recipe.folds", return_value=[]),
-        mock.patch.object(Recipe, "trust", return_value={}),
-    ):
-        warnings.simplefilter("ignore")
-        model.train(max_steps=steps, reflow_steps=steps if network == "reflow" else 0, batch_size=BATCH, progress=False)
+    train_the_flow(model, max_steps=steps, reflow_steps=steps if network == "reflow" else 0, batch_size=BATCH)
     return model, time.process_time() - begun
 
 
 def judged(model: cf.CounterFlow) -> dict[str, dict[str, float]]:
     """Of each way to solve: mean over the held-out conditions and contexts."""
-    screen, module = model._screen, model.module
-    test = (screen.split == "test") & ~screen.is_control
+    module = model.module
     found: dict[str, list[tuple[float, ...]]] = {}
-    for code, context in sorted(set(zip(screen.condition[test].tolist(), screen.context[test].tolist(), strict=True))):
-        spec, target = screen.conditions[code], np.flatnonzero(test & (screen.condition == code) & (screen.context == context))
-        some = screen.rows(np.flatnonzero(screen.is_control & (screen.context == context))[:CELLS])
-        if len(target) < 8:
-            continue
-        before, real = model.space.encode(some.counts, some.library), model.space.encode(screen.counts[target], screen.library[target])
-        levels = {key: list(some.covariates[key]) for key in model.vocabulary.covariates}
-        ids, factual = (model.vocabulary.ids([what] * len(before), levels) for what in (spec, ConditionSpec()))
-        start = None if module.source == "control" else torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
-        control, truth = before.double().numpy(), real.double().numpy()
-        far = ((control.mean(0) - truth.mean(0)) ** 2).sum(), energy(control, truth)
-
-        def score(name: str, cells: np.ndarray, truth=truth, far=far) -> None:
-            mean = ((cells.mean(0) - truth.mean(0)) ** 2).sum() / far[0]
-            found.setdefault(name, []).append((mean, energy(cells, truth) / far[1]))
-
-        anchor = np.zeros(before.shape[1]) if model.rule is None else model.rule.states.anchor(spec)
-        ways = {f"{n} evaluations": how for n, how in WAYS.items()}
-        if module.objective == "meanflow":
-            ways = {f"{n} jumps": how for n, how in JUMPS.items()} | ways
+    ways = {f"{n} evaluations": how for n, how in WAYS.items()}
+    if module.objective == "meanflow":
+        ways = {f"{n} jumps": how for n, how in JUMPS.items()} | ways
+    for one in units(model):
+        start = None if module.source == "control" else one.noise()
         with at_work(module):
-            for name, how in ways.items():
-                score(name, solve(module, before, start, ids, factual, how).double().numpy() + anchor)
+            ends = {name: solve(module, one.before, start, one.ids, one.factual, how) for name, how in ways.items()}
         if model.rule is not None:
-            score("additive rule", control + anchor)
+            ends["additive rule"] = one.before
+        for name, after in ends.items():
+            found.setdefault(name, []).append(one.scores(after.double().numpy() + one.anchor))
     return {name: dict(zip(("mean", "energy"), map(float, np.mean(values, 0)), strict=True)) for name, values in found.items()}
 
 

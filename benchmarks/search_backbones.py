@@ -11,28 +11,24 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 from accuracy import FILES, SETUP
 from anndata import AnnData
+from held_out import train_the_flow, units
 from numpy.typing import NDArray
 
 import counterflow as cf
 from counterflow import demo
-from counterflow.evaluate.metrics import energy
 from counterflow.prediction import displaced
-from counterflow.recipe import Recipe
 from counterflow.sampling import Sampling
-from counterflow.types import ConditionSpec
 
 SECONDS, BATCH, N_GENES = 10.0, 128, 1000
-CELLS, STEPS, PAIRS = 128, 8, 4
+STEPS, PAIRS = 8, 4
 TEST, VALIDATED = "NK", "FCGR3A+Mono"
 CANDIDATES: dict[str, list[tuple[dict[str, Any], float]]] = {  # backbone -> options, learning rate; the first is what was there
     "mlp": [({}, 1e-3), ({}, 3e-3), ({"size": "S"}, 3e-3)],
@@ -59,35 +55,15 @@ def tasks(folder: Path) -> Iterator[tuple[str, AnnData]]:
 def one_fit(adata: AnnData, backbone: str, options: dict[str, Any], lr: float) -> cf.CounterFlow:
     """A flow on top of the rule, without the fits that tell how far it is trusted."""
     model = cf.CounterFlow(adata, backbone=backbone, backbone_kwargs=options, n_top_genes=N_GENES)
-    with (
-        warnings.catch_warnings(),
-        mock.patch("counterflow.recipe.folds", return_value=[]),
-        mock.patch.object(Recipe, "trust", return_value={}),
-    ):
-        warnings.simplefilter("ignore")
-        model.train(max_seconds=SECONDS, batch_size=BATCH, lr=lr, progress=False)
-    return model
+    return train_the_flow(model, max_seconds=SECONDS, batch_size=BATCH, lr=lr)
 
 
 def scores(model: cf.CounterFlow) -> NDArray[np.float64]:
     """Error and energy, mean over the held-out conditions and contexts."""
-    assert model.rule is not None
-    screen, found = model._screen, []
-    test = (screen.split == "test") & ~screen.is_control
-    for code, context in sorted(set(zip(screen.condition[test].tolist(), screen.context[test].tolist(), strict=True))):
-        spec = screen.conditions[code]
-        target = np.flatnonzero(test & (screen.condition == code) & (screen.context == context))
-        some = screen.rows(np.flatnonzero(screen.is_control & (screen.context == context))[:CELLS])
-        if len(target) < 8:
-            continue
-        before, real = model.space.encode(some.counts, some.library), model.space.encode(screen.counts[target], screen.library[target])
-        levels = {key: list(some.covariates[key]) for key in model.vocabulary.covariates}
-        ids, factual = (model.vocabulary.ids([what] * len(before), levels) for what in (spec, ConditionSpec()))
-        moved = displaced(model.module, before, some, ids, factual, Sampling(n_steps=STEPS)).double().numpy()
-        control, truth = before.double().numpy(), real.double().numpy()
-        after = control + moved + model.rule.states.anchor(spec)
-        missed = ((after.mean(0) - truth.mean(0)) ** 2).sum() / ((control.mean(0) - truth.mean(0)) ** 2).sum()
-        found.append((missed, energy(after, truth) / energy(control, truth)))
+    found = []
+    for one in units(model):
+        moved = displaced(model.module, one.before, one.controls, one.ids, one.factual, Sampling(n_steps=STEPS)).double().numpy()
+        found.append(one.scores(one.before.double().numpy() + moved + one.anchor))
     return np.mean(found, 0)
 
 

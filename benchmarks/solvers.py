@@ -14,22 +14,18 @@ import argparse
 import datetime
 import json
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
-from search_backbones import BATCH, CELLS, N_GENES, tasks
+from held_out import train_the_flow, units
+from search_backbones import BATCH, N_GENES, tasks
 
 import counterflow as cf
-from counterflow.evaluate.metrics import energy
 from counterflow.prediction import solve
 from counterflow.processor import at_work
-from counterflow.recipe import Recipe
 from counterflow.sampling import Sampling
-from counterflow.types import ConditionSpec
 
 RESULTS = Path(__file__).parent / "results"
 EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
@@ -42,13 +38,7 @@ def fits(folder: Path, seconds: float) -> Iterator[tuple[str, cf.CounterFlow]]:
         for source in ("control", "noise"):
             options = {} if source == "control" else {"coupling": "independent"}
             model = cf.CounterFlow(adata, source=source, n_top_genes=N_GENES, **options)
-            with (
-                warnings.catch_warnings(),
-                mock.patch("counterflow.recipe.folds", return_value=[]),
-                mock.patch.object(Recipe, "trust", return_value={}),
-            ):
-                warnings.simplefilter("ignore")
-                model.train(max_seconds=seconds, batch_size=BATCH, progress=False)
+            train_the_flow(model, max_seconds=seconds, batch_size=BATCH)
             yield f"{task}, from {source}", model
 
 
@@ -60,35 +50,23 @@ def ways() -> Iterator[Sampling]:
 
 def judged(model: cf.CounterFlow) -> dict[str, dict[str, float]]:
     """Of each way to solve: mean over the held-out conditions and contexts."""
-    screen, module = model._screen, model.module
-    test = (screen.split == "test") & ~screen.is_control
+    module = model.module
     found: dict[str, list[tuple[float, ...]]] = {}
-    for code, context in sorted(set(zip(screen.condition[test].tolist(), screen.context[test].tolist(), strict=True))):
-        spec, target = screen.conditions[code], np.flatnonzero(test & (screen.condition == code) & (screen.context == context))
-        some = screen.rows(np.flatnonzero(screen.is_control & (screen.context == context))[:CELLS])
-        if len(target) < 8:
-            continue
-        before, real = model.space.encode(some.counts, some.library), model.space.encode(screen.counts[target], screen.library[target])
-        levels = {key: list(some.covariates[key]) for key in model.vocabulary.covariates}
-        ids, factual = (model.vocabulary.ids([what] * len(before), levels) for what in (spec, ConditionSpec()))
-        start = None if module.source == "control" else torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
-        anchor = torch.zeros(before.shape[1]) if model.rule is None else torch.tensor(model.rule.states.anchor(spec), dtype=torch.float32)
+    for one in units(model):
+        start = None if module.source == "control" else one.noise()
 
-        def end(how: Sampling, before=before, ids=ids, factual=factual, start=start) -> torch.Tensor:
+        def end(how: Sampling, one=one, start=start) -> torch.Tensor:
             with at_work(module):
-                return solve(module, before, start, ids, factual, how)
+                return solve(module, one.before, start, one.ids, one.factual, how)
 
-        exact, control, truth = end(Sampling("dopri5", 1)), before.double().numpy(), real.double().numpy()
-        moved = (exact - (before if start is None else start)).square().mean().sqrt()
-        far = ((control.mean(0) - truth.mean(0)) ** 2).sum(), energy(control, truth)
+        exact = end(Sampling("dopri5", 1))
+        moved = (exact - (one.before if start is None else start)).square().mean().sqrt()
         for how in [*ways(), Sampling("dopri5", 1)]:
             begun = time.process_time()
             after = end(how)
             seconds = time.process_time() - begun
-            cells = (after + anchor).double().numpy()
             error = float((after - exact).square().mean().sqrt() / moved)
-            mean = ((cells.mean(0) - truth.mean(0)) ** 2).sum() / far[0]
-            found.setdefault(name(how), []).append((error, mean, energy(cells, truth) / far[1], 1e6 * seconds / len(before)))
+            found.setdefault(name(how), []).append((error, *one.scores(after.double().numpy() + one.anchor), 1e6 * seconds / len(after)))
     keys = ("error", "mean", "energy", "us_per_cell")
     return {way: dict(zip(keys, map(float, np.mean(values, 0)), strict=True)) for way, values in found.items()}
 
