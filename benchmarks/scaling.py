@@ -3,9 +3,9 @@
     python benchmarks/scaling.py [--quick]
 
 Genes are the state itself (raw space). A point is one forward and backward pass of the network through `counterflow.memory.in_chunks`, as
-in training, in processor seconds of one thread (median of three), and the largest resident set while it ran, less what was there before. A
-point that takes more than 20 seconds ends its line. ``slope`` is the growth between the last two points: 1 is linear. Writes
-`benchmarks/results/scaling.json`, `.md` and `.png`.
+in training, in processor seconds of one thread (median of three), and the largest resident set while it ran, less what was there before
+(what earlier points gave back is used again, so small figures are too small). A point that takes more than 20 seconds ends its line.
+``slope`` is the growth between the last two points: 1 is linear. Writes `benchmarks/results/scaling.json`, `.md` and `.png`.
 """
 
 from __future__ import annotations
@@ -111,6 +111,9 @@ def draw(found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
             column[0].loglog(at, [row["seconds"] for row in rows], f"{marker}-", ms=4, label=backbone)
             column[1].loglog(at, [max(row["mb"], 0.1) for row in rows], f"{marker}-", ms=4)
         column[1].set_xlabel(along)
+        at = sorted({row["at"] for rows in lines.values() for row in rows})
+        column[1].set_xticks(at, [f"{value:g}" if value < 1000 else f"{value / 1000:g}k" for value in at], fontsize=7)
+        column[1].minorticks_off()
     axes[0, 0].set_ylabel("processor seconds")
     axes[1, 0].set_ylabel("memory, MB")
     axes[0, 0].legend(frameon=False, fontsize=8)
