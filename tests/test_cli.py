@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from counterflow.cli import VERBS, main
+from counterflow.cli.terminal import Terminal
 from counterflow.data.simulate import SMALL, simulate_screen
 
 SETUP = ("--setup.perturbation_key", "perturbation", "--setup.control", "control")
@@ -473,3 +474,12 @@ def test_cells_without_a_label_are_left_out_everywhere(screen, tmp_path, capsys)
     assert printed.err.count("warning: 9 of") == 1 and "S, on" in printed.out
     assert main(["evaluate", str(run), "--out", str(tmp_path / "scores"), "--quiet"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_table_in_a_pipe_has_whole_numbers(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    Terminal().table(
+        ["gene", "effect", "what a simple rule says of it"], [["G" * 30, 1.234, "a long remark that is wider than the pipe is"]]
+    )
+    out = capsys.readouterr().out
+    assert "…" not in out and "1.234" in out and "wider than the pipe is" in out

@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+WIDE = 400  # columns
+
 
 @dataclass(frozen=True)
 class Terminal:
@@ -23,8 +25,9 @@ class Terminal:
 
     @property
     def console(self) -> Console:
-        """For people."""
-        return Console(file=sys.stdout, highlight=False, quiet=self.quiet or self.as_json, soft_wrap=True)
+        """For people. Into a file or a pipe, numbers are written whole, however wide a table gets."""
+        width = None if sys.stdout.isatty() else WIDE
+        return Console(file=sys.stdout, highlight=False, quiet=self.quiet or self.as_json, soft_wrap=True, width=width)
 
     @property
     def progress(self) -> bool:
