@@ -54,11 +54,13 @@ def _training_round(model, device: str, steps: int) -> float:
     import torch
 
     from counterflow.fitting import states_of, training_steps
+    from counterflow.processor import at_work
     from counterflow.types import Batch, ConditionIds
 
     cells = model._train_cells
     plan = {"n_sets": BATCH // 64, "set_size": 64, "seed": 0, "start": 0, "stop": steps}
-    batches = training_steps(cells, states_of(cells, model.space), model.vocabulary, model.rule, model.setup, anchors=True, **plan)
+    shift = None if model.rule is None else model.rule.states.anchor
+    batches = training_steps(cells, states_of(cells, model.space), model.vocabulary, shift, model.setup, anchors=True, **plan)
     module = model.module.to(device).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
     generator = torch.Generator().manual_seed(0)
@@ -74,7 +76,8 @@ def _training_round(model, device: str, steps: int) -> float:
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
 
-    seconds = _seconds(run, device)
+    with at_work(module):
+        seconds = _seconds(run, device)
     module.eval()
     return seconds
 
