@@ -71,7 +71,8 @@ COMPARED = {
     "mcfaline": "McFaline, A172 held out: the negative control, where next to nothing reproduces",
 }
 SCOPE = (
-    "All of the present recipe, one training each: four backbones in `pca`, the MLP in `raw` too (at this budget the others have 5 to 40"
+    "All made before sampling took five midpoint steps (euler in 20 then), one training each: "
+    "four backbones in `pca`, the MLP in `raw` too (at this budget the others have 5 to 40"
     " steps there), and for Kang in `latent`, where the autoencoder alone uses the budget up. A549 has no `raw` row."
 )
 QUESTIONS = ("pearson_delta", "pds_cosine", "mse", "energy", "c2st_gene")
