@@ -30,12 +30,13 @@ import pandas as pd
 import yaml
 
 from counterflow.checkpoint import write_whole
+from counterflow.data.alone import alone
 from counterflow.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from counterflow.data.schema import Setup
+from counterflow.data.schema import Setup
 
 PACKAGES = ("torch", "lightning", "scvi-tools", "scanpy", "anndata", "numpy", "scipy")
 
@@ -165,22 +166,8 @@ class RunDirectory:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """One process at a time works on a run; the claim ends with the process, however that ends."""
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system
+        with alone(self.path, ConfigError(f"another process is working on {os.fspath(self.path)!r}: wait for it, or give another --out")):
             yield
-            return
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(f"another process is working on {os.fspath(self.path)!r}: wait for it, or give another --out") from None
-            except OSError:  # a file system without locks
-                pass
-            yield
-        finally:
-            os.close(handle)
 
     def check_same(self, config: Mapping[str, Any], facts: Mapping[str, Any], *, force_data: bool = False) -> dict[str, Any]:
         """A resumed run must have the options, the data and the split it was started with; returns what is to be kept of changes.

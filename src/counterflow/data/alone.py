@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from counterflow.errors import DataError
+from counterflow.errors import CounterflowError, DataError
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Claim a folder; the claim ends with the process, however that ends."""
+def alone(folder: Path, refusal: CounterflowError | None = None) -> Iterator[None]:
+    """Claim a folder, or raise `refusal`; the claim ends with the process, however that ends."""
     try:
         import fcntl
     except ImportError:  # no such locks on this system
@@ -23,7 +23,7 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(f"another process is writing {os.fspath(folder)!r}: wait for it") from None
+            raise refusal or DataError(f"another process is writing {os.fspath(folder)!r}: wait for it") from None
         except OSError:  # a file system without locks
             pass
         yield
