@@ -50,6 +50,7 @@ ALLOWED = {  # room or top-level file -> the rooms and files it may import, besi
     "processor": set(),
     **dict.fromkeys(ROOMS, BOTTOM),
     "backbones": BOTTOM | {"nn"},
+    "conditions": BOTTOM | {"nn"},
     "evaluate": BOTTOM | {"data", "effects"},
     "diagnosis": BOTTOM | {"data", "footprint"},
     "pl": BOTTOM | {"data", "evaluate"},

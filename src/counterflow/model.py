@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from counterflow import spaces
 from counterflow.assembly import assemble, resolve
-from counterflow.backbones import learning_rate
+from counterflow.backbones import learning_rate, reads_courses
 from counterflow.compiling import check_compiler
+from counterflow.conditions.courses import Courses
 from counterflow.data.dropping import kept_cells
 from counterflow.data.genes import chosen_genes, select_genes
 from counterflow.data.ledger import CellKeys, Ledger
@@ -29,7 +30,7 @@ from counterflow.effect_answers import EffectAnswers
 from counterflow.effects.intervals import Intervals
 from counterflow.errors import ConfigError
 from counterflow.evaluate.audit import audit_model
-from counterflow.fitting import fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
+from counterflow.fitting import axis_of, fit_courses, fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.footprint import Footprint, check_memory, footprint
 from counterflow.grouping import Grouping, gene_features, gene_sets, learnt_grouping, plain_grouping
@@ -56,7 +57,8 @@ class CounterFlow(EffectAnswers):
     adata
         An AnnData declared with `setup_anndata`.
     backbone
-        ``mlp``, ``dit``, ``set``, ``ssm``, ``longconv``, ``hybrid``; or ``"package.module:Name"``, a class, or a ready `nn.Module`.
+        ``mlp``, ``dit``, ``set``, ``ssm``, ``longconv``, ``hybrid``, ``dynamics`` (over time or dose); or ``"package.module:Name"``,
+        a class, or a ready `nn.Module`.
     space
         ``pca``, ``latent`` (an scVI autoencoder), or ``raw``; or a trained `scvi.model.SCVI` (`counterflow.spaces.latent.load_scvi`).
     source, coupling
@@ -129,6 +131,7 @@ class CounterFlow(EffectAnswers):
         self.history: list[dict[str, float]] = []
         self.is_trained = False
         self.n_steps_trained = 0
+        self.courses: Courses | None = None
         self.rule: Recentring | None = None
         self.trust: dict[str, Trust] = {}
         self.intervals: Intervals | None = None
@@ -168,6 +171,8 @@ class CounterFlow(EffectAnswers):
         sets, n_features = gene_sets(self.config, self.genes, report=True), int(np.prod(self.space.state_shape))
         known_by = gene_features(self.config, train, ledger)
         self.grouping = plain_grouping(self.config, sets, n_features)._replace(known_by=known_by)
+        if reads_courses(self.config["backbone"]):
+            self.courses = Courses.none(axis_of(self.setup), n_features)
         self.module = self.build_module(self.grouping, self.vocabulary.seen)  # wrong options are refused here, before anything is trained
         if isinstance(self.config["backbone"], nn.Module):
             ledger.remark("backbone", "a module of yours: what its weights were trained on is not known")
@@ -326,11 +331,13 @@ class CounterFlow(EffectAnswers):
         started = time_module.process_time()
         seed, cells = self.config["seed"], self._train_cells
         self.ledger = ledger = Ledger.unknown("genes", "features", "reference") if self.ledger is None else self.ledger
-        ledger.forget("space", "order", "rule", "weights", "recipe", "validation", "guidance")
+        ledger.forget("space", "order", "courses", "rule", "weights", "recipe", "validation", "guidance")
         fit_space(self.space, cells, seed, ledger)
         states = states_of(cells, self.space)
         grouping = learnt_grouping(self.config, gene_sets(self.config, self.genes), cells, states, ledger)
         self.grouping = grouping = grouping._replace(known_by=self.grouping.known_by)
+        if self.courses is not None:
+            self.courses = fit_courses(cells, states, self.vocabulary, self.setup, ledger)
         n_sets, set_size = max(1, batch_size // set_size), min(set_size, batch_size)
         if max_steps is None:
             max_steps = DEFAULT_STEPS if max_epochs is None else max_epochs * max(1, -(-len(cells.cells) // (n_sets * set_size)))
@@ -391,7 +398,7 @@ class CounterFlow(EffectAnswers):
 
     def build_module(self, grouping: Grouping | None, seen: frozenset[str]) -> FlowModule:
         """An untrained network for this model's vocabulary and space; `grouping` says which state features sit together."""
-        return assemble(self.config, self.features, self.vocabulary, self.space.state_shape, grouping or Grouping(), seen)
+        return assemble(self.config, self.features, self.vocabulary, self.space.state_shape, grouping or Grouping(), seen, self.courses)
 
     def on_panel(self, adata: AnnData, *, genes: Sequence[str] | None = None, gene_features: pd.DataFrame | None = None) -> CounterFlow:
         """The same model for cells measured on other genes: a part of its own, another order, or genes it has never seen.
