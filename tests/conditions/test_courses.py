@@ -34,7 +34,7 @@ def test_points_of_a_course_are_in_the_order_of_their_times():
     found, effects = courses([spec("A", time=3.0), spec("A+B", time=1.0), spec("A", time=1.0), spec("A", dose=5.0, time=1.0)])
     row, exists = found.of(*_asked(found, [spec("A"), spec("A+B"), spec("A", dose=5.0), spec("B")]))
     assert exists.tolist() == [True, True, True, False]
-    assert found.at[row[:3]].tolist() == [[1.0, 3.0], [1.0, torch.inf], [1.0, torch.inf]]
+    assert found.at[row[:3]].tolist() == [[1.0, 3.0], [1.0, -1.0], [1.0, -1.0]]
     assert torch.equal(found.effect[row[0]], effects[[2, 0]])
     assert torch.equal(found.effect[row[2], 0], effects[3])
 
@@ -147,13 +147,18 @@ def test_a_model_knows_the_courses_of_training_and_nothing_of_what_was_held_out(
     assert np.array_equal(before, after)
 
 
-def test_over_doses(timed):
+def test_over_doses(tmp_path):
     screen = simulate_screen(**SMALL | {"n_genes": 30, "n_perturbations": 3, "n_pairs": 1}, n_compounds=2, doses=(1.0, 2.0, 5.0))
     model = fitted(screen, "dose")
     assert model.module.encoder.course_axis == 1
     compound = next(name for name in screen.conditions if name.startswith("C"))
     low, high = (model.predict_effect(pd.DataFrame({"perturbation": [compound], "dose": [dose]}), interval=None) for dose in (0.5, 5.0))
     assert len(low) == len(high) == 30
+    known = model.courses.at
+    assert known.min() == -1 and torch.equal(model.module.encoder.course_at, known)  # the average of weights leaves it as it is
+    model.save(tmp_path / "model")
+    again = CounterFlow.load(tmp_path / "model")
+    assert torch.equal(again.module.encoder.course_at, known) and torch.equal(again.courses.effect, model.courses.effect)
 
 
 def test_what_it_needs_is_said(declared, timed):

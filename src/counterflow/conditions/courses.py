@@ -2,7 +2,7 @@
 
 A course belongs to one perturbation (or combination). Its points are the mean effects on the training populations, in state space, at
 the measured times; in a screen without times, at the measured doses, on a scale of log(1 + dose). Before the first point there is none:
-at time 0 and at dose 0 the effect is 0. `CourseEncoder` runs a causal SSM over the points up to the one that is asked for and adds what
+at time 0 and at dose 0 the effect is 0. `CourseEncoder` runs a causal SSM over the points before the one that is asked for and adds what
 it has come to as a token of the condition, `COURSE`.
 """
 
@@ -21,11 +21,12 @@ from counterflow.nn.relaxation import Relaxation
 from counterflow.types import COURSE, Condition, ConditionIds, ConditionSpec
 
 Axis = Literal["time", "dose"]
+_NOWHERE = -1.0
 _EQUAL = 1e-5  # relative: doses and times that differ by less are the same
 
 
 class Courses(NamedTuple):
-    """R courses of L points at most, of combinations of K parts at most; padding is at infinity."""
+    """R courses of L points at most, of combinations of K parts at most; padding is at -1."""
 
     axis: Tensor  # 0: time, 1: dose
     parts: Int[Tensor, "r k"]  # entities as in `ConditionIds`
@@ -56,7 +57,7 @@ class Courses(NamedTuple):
         rows = [sorted(members, key=lambda i: float(at[i])) for members in together.values()]
         length = max(map(len, rows), default=1)
         first = [members[0] for members in rows]
-        times, values = torch.full((len(rows), length), torch.inf), torch.zeros(len(rows), length, effects.shape[1])
+        times, values = torch.full((len(rows), length), _NOWHERE), torch.zeros(len(rows), length, effects.shape[1])
         for r, members in enumerate(rows):
             times[r, : len(members)], values[r, : len(members)] = at[members], effects[members]
         return cls(none.axis, ids.perturbation[first], dose[first], times, values)
@@ -95,8 +96,7 @@ class CourseEncoder(ConditionEncoder):
     courses
         What was measured; kept with the weights.
     history_dropout
-        Probability in training that a point of a course is hidden, also the one that is asked for: what comes next is learnt over
-        intervals of all lengths.
+        Probability in training that an earlier point of a course is hidden: what comes next is learnt over intervals of all lengths.
     features, trained, n_levels, options
         See `ConditionEncoder`.
     """
@@ -113,12 +113,14 @@ class CourseEncoder(ConditionEncoder):
     ) -> None:
         super().__init__(features, trained, n_levels, **options)
         self.history_dropout = history_dropout
+        self.course_unit: Tensor
+        self.course_scale: Tensor
         for name, value in courses._asdict().items():
             self.register_buffer(f"course_{name}", value)
         self.course = Relaxation(courses.effect.shape[-1], self.width, self.width)
-        points = courses.at[courses.at.isfinite() & (courses.at > 0)]
+        points = courses.at[courses.at > 0]
         self.register_buffer("course_unit", points.median() if len(points) else torch.tensor(1.0))
-        size = courses.effect[courses.at.isfinite()]
+        size = courses.effect[courses.at >= 0]
         self.register_buffer("course_scale", size.square().mean().sqrt().clamp_min(1e-6) if len(size) else torch.tensor(1.0))
 
     @property
@@ -142,9 +144,9 @@ class CourseEncoder(ConditionEncoder):
         row, exists = self.courses.of(ids.perturbation, dose)
         at, effect = self.courses.at, self.courses.effect
         if not len(at):
-            at, effect = at.new_full((1, 1), torch.inf), effect.new_zeros(1, 1, effect.shape[-1])
+            at, effect = at.new_full((1, 1), _NOWHERE), effect.new_zeros(1, 1, effect.shape[-1])
         at, effect = at[row], effect[row]
-        known = exists[:, None] & (at < until[:, None] * (1 - _EQUAL))
+        known = exists[:, None] & (at >= 0) & (at < until[:, None] * (1 - _EQUAL))  # never what is asked for
         if drop is not None:
             known &= ~drop[:, None]
         if generator is not None and self.history_dropout:
