@@ -26,7 +26,7 @@ from linear_system import ASKED, MEASURED, LinearSystem, P, error, fit
 import counterflow as cf
 from counterflow.data.simulate import simulate_screen
 from counterflow.demo import fit_rules, mean_expression
-from counterflow.evaluate import evaluate
+from counterflow.evaluate.evaluate import evaluate
 
 MODELS = {"dynamics": {"backbone": "dynamics"}, "mlp": {}, "mlp, no rule": {"anchor": "none"}}
 RULES = ("additive", "interpolate")

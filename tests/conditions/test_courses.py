@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from counterflow import CounterFlow
-from counterflow.conditions.courses import CourseEncoder, Courses
+from counterflow.conditions.courses import ANSWER_DROPOUT, CourseEncoder, Courses
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.simulate import SMALL, simulate_screen
 from counterflow.errors import ConfigError
@@ -68,12 +68,21 @@ def test_the_token_changes_with_time_and_reads_what_came_before_only(randomise):
     assert torch.equal(token(0.5), early) and not torch.equal(token(2.0), between)
 
 
-def test_a_measured_time_is_not_told_its_own_answer(randomise):
-    network = encoder([spec("A", time=1.0), spec("A", time=3.0)], randomise=randomise)
-    ids = VOCABULARY.ids([spec("A", time=3.0)], {})
-    before = network(ids).tokens.clone()
-    network.course_effect[0, 1] += 1
-    assert torch.equal(network(ids).tokens, before)
+def test_in_training_the_answer_is_seldom_shown_and_earlier_points_more_often(randomise):
+    network = encoder([spec("A", time=1.0), spec("A", time=3.0)], randomise=randomise).train()
+    n = 4000
+    ids = VOCABULARY.ids([spec("A", time=3.0)] * n, {})
+
+    def tokens():
+        return network(ids, None, torch.Generator().manual_seed(0)).tokens[:, COURSE].clone()
+
+    before = tokens()
+    for point, shown in ((1, 1 - ANSWER_DROPOUT), (0, 0.5)):
+        kept = network.course_effect[0, point].clone()
+        network.course_effect[0, point] += 1
+        changed = (tokens() != before).any(1).double().mean().item()
+        assert changed == pytest.approx(shown, abs=0.04)
+        network.course_effect[0, point] = kept
 
 
 def test_time_enters_through_the_course_only(randomise):

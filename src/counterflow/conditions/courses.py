@@ -2,7 +2,7 @@
 
 A course belongs to one perturbation (or combination). Its points are the mean effects on the training populations, in state space, at
 the measured times; in a screen without times, at the measured doses, on a scale of log(1 + dose). Before the first point there is none:
-at time 0 and at dose 0 the effect is 0. `CourseEncoder` runs a causal SSM over the points before the one that is asked for and adds what
+at time 0 and at dose 0 the effect is 0. `CourseEncoder` runs a causal SSM over the points up to the one that is asked for and adds what
 it has come to as a token of the condition, `COURSE`.
 """
 
@@ -21,6 +21,7 @@ from counterflow.nn.relaxation import Relaxation
 from counterflow.types import COURSE, Condition, ConditionIds, ConditionSpec
 
 Axis = Literal["time", "dose"]
+ANSWER_DROPOUT = 0.75  # of the point that is asked for: seldom shown, so that it is forecast, and still known where the last one was
 _NOWHERE = -1.0
 _EQUAL = 1e-5  # relative: doses and times that differ by less are the same
 
@@ -97,6 +98,7 @@ class CourseEncoder(ConditionEncoder):
         What was measured; kept with the weights.
     history_dropout
         Probability in training that an earlier point of a course is hidden: what comes next is learnt over intervals of all lengths.
+        The point that is asked for is hidden at least as often as `ANSWER_DROPOUT`.
     features, trained, n_levels, options
         See `ConditionEncoder`.
     """
@@ -146,11 +148,13 @@ class CourseEncoder(ConditionEncoder):
         if not len(at):
             at, effect = at.new_full((1, 1), _NOWHERE), effect.new_zeros(1, 1, effect.shape[-1])
         at, effect = at[row], effect[row]
-        known = exists[:, None] & (at >= 0) & (at < until[:, None] * (1 - _EQUAL))  # never what is asked for
+        known = exists[:, None] & (at >= 0) & (at <= until[:, None] * (1 + _EQUAL))
         if drop is not None:
             known &= ~drop[:, None]
         if generator is not None and self.history_dropout:
-            known &= (torch.rand(at.shape, generator=generator) >= self.history_dropout).to(known.device)
+            hidden = torch.rand(at.shape, generator=generator).to(at.device)
+            answer = at >= until[:, None] * (1 - _EQUAL)
+            known &= hidden >= torch.where(answer, max(self.history_dropout, ANSWER_DROPOUT), self.history_dropout)
         if own is not None:
             at, effect, known, until = at[own], effect[own], known[own], until[own]
         seen, times = effect / self.course_scale, torch.where(known, at, 0.0) / self.course_unit
