@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT / "src"), str(HERE / "_ext")]
 shown = HERE / "notebooks"
 shown.mkdir(exist_ok=True)
 wanted = {path.name: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
-for stale in set(path.name for path in shown.glob("*.ipynb")) - set(wanted):
+for stale in {path.name for path in shown.glob("*.ipynb")} - set(wanted):
     (shown / stale).unlink()
 for name, path in wanted.items():
     shutil.copy2(path, shown / name)
@@ -52,6 +52,7 @@ maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 add_module_names = False
 nitpicky = False
+default_role = "code"
 
 # -- looks --
 html_theme = "furo"

@@ -18,7 +18,8 @@ def as_path(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nod
     if node.get("reftype") != "myst":
         return None
     target = str(node["reftarget"]).split("#")[0]
-    for start in (Path(env.srcdir) / Path(env.doc2path(node.get("refdoc", env.docname), base=False)).parent, ROOT, ROOT / "benchmarks" / "results"):
+    page = Path(env.srcdir, env.doc2path(node.get("refdoc", env.docname), base=False))
+    for start in (page.parent, ROOT, ROOT / "benchmarks" / "results"):  # the last two: where included texts come from
         path = (start / target).resolve()
         if target and path.exists() and path.is_relative_to(ROOT):
             return nodes.literal("", path.relative_to(ROOT).as_posix())

@@ -1,6 +1,6 @@
-"""Draw the pictures of ``docs/concepts.md`` with the package's own flow: ``python docs/pictures/draw.py`` writes the SVG files beside this one.
+"""Draw the pictures of ``docs/concepts.md`` with the package's own flow: this script writes the SVG files beside it.
 
-No network is trained: between clouds of single cells the velocity that a perfect network would learn is known (a weighted mean over the pairs).
+No network is trained: between single cells the velocity that a perfect network would learn is known, a weighted mean over the pairs.
 """
 
 from pathlib import Path
@@ -49,12 +49,14 @@ def trace(velocity: Velocity, x: Tensor, n: int = 60) -> Tensor:
 
 
 def lines(ax: Axes, x0: Tensor, x1: Tensor, title: str) -> None:
+    """Pairs, joined."""
     for a, b in zip(x0[:LARGE], x1[:LARGE], strict=True):
         ax.plot(*torch.stack([a, b]).T.numpy(), color=PATH, linewidth=0.6, alpha=0.7)
     both(ax, x0, x1, title)
 
 
 def both(ax: Axes, x0: Tensor, x1: Tensor, title: str) -> None:
+    """Control and perturbed cells."""
     ax.scatter(*x0.T.numpy(), s=SMALL, color=CONTROL, edgecolors="white", linewidths=0.4, zorder=3)
     ax.scatter(*x1.T.numpy(), s=SMALL, color=PERTURBED, marker="^", edgecolors="white", linewidths=0.4, zorder=3)
     ax.set_title(title, fontsize=11)
@@ -68,7 +70,8 @@ def the_line() -> None:
     x_t, velocity = interpolate(x0[None], x1[None], torch.tensor(t))
     figure, ax = plt.subplots(figsize=(5.6, 2.2), layout="constrained")
     ax.plot(*torch.stack([x0, x1]).T.numpy(), color=PATH, linewidth=1.2, linestyle=(0, (4, 3)))
-    ax.annotate("", xy=(x_t[0] + 0.33 * velocity[0]).tolist(), xytext=x_t[0].tolist(), arrowprops={"arrowstyle": "-|>", "color": POINT, "lw": 2.2})
+    tip, arrow = (x_t[0] + 0.33 * velocity[0]).tolist(), {"arrowstyle": "-|>", "color": POINT, "lw": 2.2}
+    ax.annotate("", xy=tip, xytext=x_t[0].tolist(), arrowprops=arrow)
     ax.scatter(*x0.numpy(), s=70, color=CONTROL, zorder=3)
     ax.scatter(*x1.numpy(), s=80, color=PERTURBED, marker="^", zorder=3)
     ax.scatter(*x_t[0].numpy(), s=60, color=POINT, zorder=4)
@@ -119,6 +122,7 @@ def steps() -> None:
 
 
 def keep(figure: plt.Figure, name: str) -> None:
+    """As NAME.svg."""
     figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
     plt.close(figure)
 

@@ -78,6 +78,10 @@ class CounterFlow(EffectAnswers):
     time_scale
         What the flow's time is multiplied by before the network's table of sinusoids. Default: 1000 (``meanflow``: 1). With 1, velocities
         are smoother in time, and two evaluations (``midpoint``, 1 step) about as good as twenty.
+    time
+        How the flow's time is drawn in training: ``uniform`` (default from controls), ``logit_normal`` (default from noise) or ``mode``.
+    condition_dropout
+        Share of the training cells whose perturbation is hidden, which is what classifier-free guidance needs.
     mmd_weight
         Weight of a distributional term in the loss; 0 is the plain flow.
     n_top_genes
@@ -86,6 +90,8 @@ class CounterFlow(EffectAnswers):
         Control cells per context that are stored inside the model, for `generate` and to set means on; 0 stores none.
     seed
         Seed of everything random in the fit.
+    backbone_kwargs, space_kwargs, encoder_kwargs
+        Options of the parts, such as ``{"depth": 4}``; one that a part does not have is an error that names the near match.
 
     Examples
     --------
@@ -274,6 +280,8 @@ class CounterFlow(EffectAnswers):
             Of AdamW, after a linear warm-up, decayed by a cosine. Default of `lr`: that of the backbone (`backbones.LEARNING_RATES`).
         batch_size, set_size
             Target cells per step, in sets of `set_size` cells of one condition and context with as many matched controls.
+        accelerator
+            ``auto`` takes a GPU where there is one; ``cpu`` and ``gpu`` ask for it.
         precision
             Of Lightning. ``bf16-mixed`` computes in bfloat16, except for norms, softmax, the states of a scan and the flow's time.
         early_stopping

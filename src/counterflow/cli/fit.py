@@ -270,8 +270,8 @@ def _scores(model: CounterFlow, adata: AnnData, options: Namespace, terminal: Te
     """Print how well the held-out conditions are predicted, beside the simple rules."""
     from counterflow.cli.evaluate import print_scores, records, score
 
-    with terminal.working("scoring on held-out conditions"):
-        table = score(model, adata, subset="test", seed=options.seed)
+    with terminal.working("scoring on held-out conditions") as watch:
+        table = score(model, adata, subset="test", seed=options.seed, progress=watch)
     terminal.say()
     print_scores(table, terminal)
     return records(table)
