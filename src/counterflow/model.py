@@ -35,6 +35,7 @@ from counterflow.footprint import Footprint, check_memory, footprint
 from counterflow.grouping import Grouping, gene_features, gene_sets, learnt_grouping, plain_grouping
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
+from counterflow.portrait import portrait
 from counterflow.recentring import Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
@@ -500,6 +501,9 @@ class CounterFlow(EffectAnswers):
         self._screen = read_screen(adata, self.setup, self.genes)
         self._train_cells = self._screen.rows(self._screen.split == "train")
         self.adata = adata
+
+    def _repr_html_(self) -> str:
+        return portrait(self)
 
     def __repr__(self) -> str:
         c = self.config

@@ -22,9 +22,10 @@ from counterflow.cli import Stopped
 from counterflow.cli.feed import read_or_open
 from counterflow.cli.parser import VerbParser
 from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, setup_from
-from counterflow.cli.terminal import Terminal, describe_trust
+from counterflow.cli.terminal import Terminal
 from counterflow.data.labels import texts
 from counterflow.devices import is_first, share_of
+from counterflow.effects.kinds import describe_trust
 from counterflow.effects.on_target import in_words
 from counterflow.errors import ConfigError, CounterflowWarning, ProcessError, near
 from counterflow.footprint import check_memory
