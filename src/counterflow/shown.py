@@ -1,4 +1,4 @@
-"""What objects look like in a notebook: small pieces of HTML. Every name is escaped; there are no scripts, links or files from elsewhere."""
+"""What objects look like in a notebook: small pieces of HTML. Names are escaped; there are no scripts, links or files from elsewhere."""
 
 from __future__ import annotations
 
