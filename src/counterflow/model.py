@@ -36,6 +36,7 @@ from counterflow.footprint import Footprint, check_memory, footprint
 from counterflow.grouping import Grouping, gene_features, gene_sets, learnt_grouping, plain_grouping
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
+from counterflow.portrait import portrait
 from counterflow.recentring import Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
@@ -80,6 +81,10 @@ class CounterFlow(EffectAnswers):
     time_scale
         What the flow's time is multiplied by before the network's table of sinusoids. Default: 1000 (``meanflow``: 1). With 1, velocities
         are smoother in time, and two evaluations (``midpoint``, 1 step) about as good as twenty.
+    time
+        How the flow's time is drawn in training: ``uniform`` (default from controls), ``logit_normal`` (default from noise) or ``mode``.
+    condition_dropout
+        Share of the training cells whose perturbation is hidden, which is what classifier-free guidance needs.
     mmd_weight
         Weight of a distributional term in the loss; 0 is the plain flow.
     n_top_genes
@@ -88,6 +93,8 @@ class CounterFlow(EffectAnswers):
         Control cells per context that are stored inside the model, for `generate` and to set means on; 0 stores none.
     seed
         Seed of everything random in the fit.
+    backbone_kwargs, space_kwargs, encoder_kwargs
+        Options of the parts, such as ``{"depth": 4}``; one that a part does not have is an error that names the near match.
 
     Examples
     --------
@@ -279,6 +286,8 @@ class CounterFlow(EffectAnswers):
             Of AdamW, after a linear warm-up, decayed by a cosine. Default of `lr`: that of the backbone (`backbones.LEARNING_RATES`).
         batch_size, set_size
             Target cells per step, in sets of `set_size` cells of one condition and context with as many matched controls.
+        accelerator
+            ``auto`` takes a GPU where there is one; ``cpu`` and ``gpu`` ask for it.
         precision
             Of Lightning. ``bf16-mixed`` computes in bfloat16, except for norms, softmax, the states of a scan and the flow's time.
         early_stopping
@@ -499,6 +508,9 @@ class CounterFlow(EffectAnswers):
         self._screen = read_screen(adata, self.setup, self.genes)
         self._train_cells = self._screen.rows(self._screen.split == "train")
         self.adata = adata
+
+    def _repr_html_(self) -> str:
+        return portrait(self)
 
     def __repr__(self) -> str:
         c = self.config
