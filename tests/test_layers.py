@@ -44,19 +44,20 @@ MODEL_PARTS = (
     "panels",
 )
 """In the order in which they may import each other: later ones the earlier ones."""
-TOP = {"demo", "budget", "contender", "compare", "run", "replay", "cli"}
+TOP = {"explore", "demo", "budget", "contender", "compare", "run", "replay", "cli"}
 ALLOWED = {  # room or top-level file -> the rooms and files it may import, besides itself
     "errors": set(),
     "types": set(),
     "processor": set(),
     **dict.fromkeys(ROOMS, BOTTOM),
     "backbones": BOTTOM | {"nn"},
-    "evaluate": BOTTOM | {"data", "effects"},
+    "page": BOTTOM,
+    "evaluate": BOTTOM | {"data", "effects", "page"},
     "diagnosis": BOTTOM | {"data", "footprint"},
     "pl": BOTTOM | {"data", "evaluate"},
     **{part: BOTTOM | ROOMS | set(MODEL_PARTS[:i]) for i, part in enumerate(MODEL_PARTS)},
     "model": BOTTOM | ROOMS | {*MODEL_PARTS, "evaluate"},
-    **dict.fromkeys(TOP, BOTTOM | ROOMS | {*MODEL_PARTS} | {"evaluate", "diagnosis", "pl", "model"} | TOP),
+    **dict.fromkeys(TOP, BOTTOM | ROOMS | {*MODEL_PARTS} | {"evaluate", "diagnosis", "pl", "page", "model"} | TOP),
     "__init__": BOTTOM | ROOMS | {"evaluate", "diagnosis", "pl", "model"},
 }
 UPWARD_BUT_MEANT = {

@@ -133,11 +133,11 @@ class RankingAnswers(EffectAnswers):
             raise DataError(f"{condition!r} was not measured in training beside controls: {near(condition, names)}")
         return max(wanted, key=lambda spec: (spec.doses, spec.time))
 
-    def context_difference(self, start: Mapping[str, str], end: Mapping[str, str]) -> pd.Series:
+    def context_difference(self, start: Mapping[str, str], end: Mapping[str, str], *, adata: AnnData | None = None) -> pd.Series:
         """By how much the control cells of `end` differ from those of `start`, in mean log expression of every gene: a signature."""
         means = []
         for which in (start, end):
-            cells, obs, _ = self._controls(None, "error")
+            cells, obs, _ = self._controls(adata, "error")
             rows = matching_rows(obs, dict(which))
             means.append(np.asarray(log_normalise(whole(cells.counts)[rows], cells.library[rows]).astype(np.float64).mean(0)).ravel())
         return self._by_gene(means[1] - means[0])
