@@ -17,9 +17,7 @@ from counterflow.cli import main
 def test_it_prints_an_address_that_works_and_ends_at_ctrl_c(model, tmp_path, json_too):
     model.save(tmp_path / "model")
     command = [sys.executable, "-m", "counterflow.cli", "explore", str(tmp_path / "model"), "--no-browser", *json_too]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         address = re.search(r"http://127\.0\.0\.1:\d+/\S{32,}/", "".join(process.stdout.readline() for _ in range(1 + len(json_too))))[0]
         with urllib.request.urlopen(address, timeout=20) as response:
