@@ -44,7 +44,7 @@ MODEL_PARTS = (
     "panels",
 )
 """In the order in which they may import each other: later ones the earlier ones."""
-TOP = {"explore", "demo", "budget", "contender", "compare", "run", "replay", "cli"}
+TOP = {"explore", "demo", "budget", "contender", "compare", "run", "replay", "fit_report", "cli"}
 ALLOWED = {  # room or top-level file -> the rooms and files it may import, besides itself
     "errors": set(),
     "types": set(),

@@ -13,9 +13,9 @@ from counterflow.data.schema import Setup
 from counterflow.data.screen import describe
 from counterflow.errors import CounterflowError
 from counterflow.explore.answers import EffectAnswer, Explorer, RankAnswer
-from counterflow.explore.drawing import BLUE, GREY, ORANGE, Points, intervals, plate, scatter
 from counterflow.explore.questions import INTERVALS, SLOTS, EffectQuestion, Fields, RankQuestion, one
 from counterflow.explore.server import Response
+from counterflow.page.drawing import BLUE, GREY, ORANGE, Points, intervals, plate, scatter
 from counterflow.page.render import render
 
 TOP_GENES = 20

@@ -92,6 +92,32 @@ def scatter(
     return _svg("".join(parts), alt)
 
 
+@dataclass(frozen=True)
+class Line:
+    """Values against steps."""
+
+    name: str
+    x: NDArray
+    y: NDArray
+    colour: str
+    dashed: bool = False
+
+
+def lines(curves: Sequence[Line], *, alt: str, x_label: str, y_label: str) -> Markup:
+    """Curves in one frame, each with its name at its end."""
+    x, y = (np.concatenate([getattr(curve, axis) for curve in curves]) for axis in ("x", "y"))
+    frame = Frame.around(x, y)
+    parts = [_axes(frame, x_label, y_label)]
+    for curve in curves:
+        across, down = frame.at(curve.x, curve.y)
+        path = "L".join(f"{a} {d}" for a, d in zip(across, down, strict=True))
+        dashes = ' stroke-dasharray="6 4"' if curve.dashed else ""
+        parts.append(f'<path d="M{path}" fill="none" stroke="{curve.colour}" stroke-width="2.2"{dashes}/>')
+        end = f'x="{across[-1] - 4}" y="{down[-1] - 8}" text-anchor="end" font-size="12"'
+        parts.append(f'<text {end} fill="{curve.colour}">{escape(curve.name)}</text>')
+    return _svg("".join(parts), alt)
+
+
 def intervals(names: Sequence[str], value: NDArray, lo: NDArray, hi: NDArray, rival: NDArray, *, alt: str, x_label: str) -> Markup:
     """One row per name: a value, its interval, and what a rival says (open square); nan is not drawn."""
     height = TOP + BOTTOM + 17 * len(names)

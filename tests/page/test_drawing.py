@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from counterflow.explore.drawing import Frame, Points, _ticks, intervals, plate, scatter
+from counterflow.page.drawing import Frame, Points, _ticks, intervals, plate, scatter
 
 
 def points(text):
