@@ -36,6 +36,7 @@ MODEL_PARTS = (
     "cell_answers",
     "density_answers",
     "effect_answers",
+    "ranking_answers",
     "recipe",
     "bounded",
     "soundness",
@@ -44,7 +45,7 @@ MODEL_PARTS = (
     "portrait",
 )
 """In the order in which they may import each other: later ones the earlier ones."""
-TOP = {"demo", "budget", "contender", "compare", "run", "replay", "cli"}
+TOP = {"explore", "demo", "budget", "contender", "compare", "run", "replay", "fit_report", "cli"}
 ALLOWED = {  # room or top-level file -> the rooms and files it may import, besides itself
     "errors": set(),
     "types": set(),
@@ -53,12 +54,13 @@ ALLOWED = {  # room or top-level file -> the rooms and files it may import, besi
     **dict.fromkeys(ROOMS, BOTTOM),
     "backbones": BOTTOM | {"nn"},
     "conditions": BOTTOM | {"nn"},
-    "evaluate": BOTTOM | {"data", "effects"},
+    "page": BOTTOM,
+    "evaluate": BOTTOM | {"data", "effects", "page"},
     "diagnosis": BOTTOM | {"data", "footprint"},
     "pl": BOTTOM | {"data", "evaluate"},
     **{part: BOTTOM | ROOMS | set(MODEL_PARTS[:i]) for i, part in enumerate(MODEL_PARTS)},
     "model": BOTTOM | ROOMS | {*MODEL_PARTS, "evaluate"},
-    **dict.fromkeys(TOP, BOTTOM | ROOMS | {*MODEL_PARTS} | {"evaluate", "diagnosis", "pl", "model"} | TOP),
+    **dict.fromkeys(TOP, BOTTOM | ROOMS | {*MODEL_PARTS} | {"evaluate", "diagnosis", "pl", "page", "model"} | TOP),
     "__init__": BOTTOM | ROOMS | {"evaluate", "diagnosis", "pl", "model"},
 }
 UPWARD_BUT_MEANT = {

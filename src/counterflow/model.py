@@ -26,7 +26,6 @@ from counterflow.data.screen import Screen, read_screen
 from counterflow.data.source import in_memory
 from counterflow.data.stored import warn_of_place, writable
 from counterflow.devices import is_first
-from counterflow.effect_answers import EffectAnswers
 from counterflow.effects.intervals import Intervals
 from counterflow.errors import ConfigError
 from counterflow.evaluate.audit import audit_model
@@ -37,6 +36,7 @@ from counterflow.grouping import Grouping, gene_features, gene_sets, learnt_grou
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
 from counterflow.portrait import portrait
+from counterflow.ranking_answers import RankingAnswers
 from counterflow.recentring import Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 200
 
 
-class CounterFlow(EffectAnswers):
+class CounterFlow(RankingAnswers):
     """Counterfactual cells of a perturbation screen, by a conditional rectified flow.
 
     Parameters
