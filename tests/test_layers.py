@@ -36,6 +36,7 @@ MODEL_PARTS = (
     "cell_answers",
     "density_answers",
     "effect_answers",
+    "path_answers",
     "recipe",
     "bounded",
     "soundness",

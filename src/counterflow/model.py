@@ -25,7 +25,6 @@ from counterflow.data.screen import Screen, read_screen
 from counterflow.data.source import in_memory
 from counterflow.data.stored import warn_of_place, writable
 from counterflow.devices import is_first
-from counterflow.effect_answers import EffectAnswers
 from counterflow.effects.intervals import Intervals
 from counterflow.errors import ConfigError
 from counterflow.evaluate.audit import audit_model
@@ -35,6 +34,7 @@ from counterflow.footprint import Footprint, check_memory, footprint
 from counterflow.grouping import Grouping, gene_features, gene_sets, learnt_grouping, plain_grouping
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
+from counterflow.path_answers import PathAnswers
 from counterflow.recentring import Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 200
 
 
-class CounterFlow(EffectAnswers):
+class CounterFlow(PathAnswers):
     """Counterfactual cells of a perturbation screen, by a conditional rectified flow.
 
     Parameters
