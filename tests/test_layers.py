@@ -34,6 +34,7 @@ MODEL_PARTS = (
     "requests",
     "effect_table",
     "cell_answers",
+    "embedding_answers",
     "density_answers",
     "effect_answers",
     "path_answers",

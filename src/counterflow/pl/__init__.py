@@ -6,4 +6,15 @@ from counterflow.pl.growth import scaling
 from counterflow.pl.paths import trajectories
 from counterflow.pl.tables import conditions, coverage, learning_curve, scores
 
-__all__ = ["conditions", "coverage", "effect", "embedding", "interactions", "learning_curve", "scaling", "scores", "top_genes", "trajectories"]
+__all__ = [
+    "conditions",
+    "coverage",
+    "effect",
+    "embedding",
+    "interactions",
+    "learning_curve",
+    "scaling",
+    "scores",
+    "top_genes",
+    "trajectories",
+]

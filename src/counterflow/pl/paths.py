@@ -54,12 +54,12 @@ def trajectories(
     ax = begin(ax)
     start = "control" if model.config["source"] == "control" else "noise"
     if real is not None:
-        ax.scatter(*pca.transform(ends).T, s=14, c=COLOURS["real"], alpha=0.35, linewidths=0, label=f"real ({real.n_obs})", zorder=1)
+        x, y = pca.transform(ends).T
+        ax.scatter(x, y, s=14, c=COLOURS["real"], alpha=0.35, linewidths=0, label=f"real ({real.n_obs})", zorder=1)
     ax.plot(*drawn.transpose(2, 0, 1), color="#555555", linewidth=0.6, alpha=0.5, zorder=2)
     for name, label, points in (("control", start, drawn[0]), ("predicted", "predicted", drawn[-1])):
-        ax.scatter(
-            *points.T, s=18, marker=MARKERS[name], c=COLOURS[name], alpha=0.9, linewidths=0, label=f"{label} ({len(points)})", zorder=3
-        )
+        x, y = points.T
+        ax.scatter(x, y, s=18, marker=MARKERS[name], c=COLOURS[name], alpha=0.9, linewidths=0, label=f"{label} ({len(x)})", zorder=3)
     share = 100 * pca.explained_variance_ratio_
     ax.set(xlabel=f"PC1 ({share[0]:.0f} %)", ylabel=f"PC2 ({share[1]:.0f} %)", title=title or "the way of control cells along the flow")
     legend_below(ax, 3)
