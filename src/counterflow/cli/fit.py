@@ -28,6 +28,7 @@ from counterflow.devices import is_first, share_of
 from counterflow.effects.on_target import in_words
 from counterflow.errors import ConfigError, CounterflowWarning, ProcessError, near
 from counterflow.footprint import check_memory
+from counterflow.loggers import check_logger
 from counterflow.replay import Sample
 from counterflow.run import RunDirectory, fingerprint, versions
 
@@ -166,6 +167,7 @@ def _checked_trainer(options: Namespace) -> Any:
 
     from counterflow import training
 
+    check_logger(options.train.logger, options.out)
     given = options.train.trainer_kwargs or {}
     known = [*inspect.signature(Trainer).parameters, *inspect.signature(training.fit).parameters]
     for name in given:
