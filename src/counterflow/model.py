@@ -33,8 +33,10 @@ from counterflow.fitting import axis_of, fit_courses, fit_features, fit_gene_rul
 from counterflow.flow.path import Prediction
 from counterflow.footprint import Footprint, check_memory, footprint
 from counterflow.grouping import Grouping, gene_features, gene_sets, learnt_grouping, plain_grouping
+from counterflow.loggers import check_logger
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
+from counterflow.path_answers import PathAnswers
 from counterflow.portrait import portrait
 from counterflow.ranking_answers import RankingAnswers
 from counterflow.recentring import Recentring, Trust
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 200
 
 
-class CounterFlow(RankingAnswers):
+class CounterFlow(PathAnswers, RankingAnswers):
     """Counterfactual cells of a perturbation screen, by a conditional rectified flow.
 
     Parameters
@@ -269,6 +271,7 @@ class CounterFlow(RankingAnswers):
         strategy: Any = "auto",
         num_nodes: int = 1,
         run_dir: str | os.PathLike[str] | None = None,
+        logger: Literal["csv", "tensorboard", "wandb"] | Any = "csv",
         progress: bool = True,
         callbacks: Sequence[Any] = (),
         **trainer_kwargs: Any,
@@ -308,6 +311,9 @@ class CounterFlow(RankingAnswers):
             Train through `torch.compile`, for long fits: starts after a minute or more, then may run faster. Needs a C++ compiler.
         run_dir
             Where ``metrics.csv`` and ``checkpoints/`` are kept; nothing is written without it.
+        logger
+            Where the curves go beside ``metrics.csv``: ``tensorboard``, ``wandb`` (offline, unless WANDB_MODE=online), both in
+            `run_dir`; or a Lightning logger of your own.
         callbacks
             Lightning callbacks of your own.
         trainer_kwargs
@@ -332,6 +338,7 @@ class CounterFlow(RankingAnswers):
             raise ConfigError(f"lr={lr:g} must be positive and weight_decay={weight_decay:g} must not be negative")
         if early_stopping and not self._validation_rows().any():
             raise ConfigError("early_stopping=True needs cells to watch: mark some perturbed cells 'val' in the column of split_key")
+        check_logger(logger, run_dir)
         if compile:
             check_compiler()
         check_memory(self.memory_needed(), memory_limit)
@@ -370,6 +377,7 @@ class CounterFlow(RankingAnswers):
             recipe = replace(recipe, plan=plan | {"stop": steps})
         self.n_steps_trained = recipe.plan["stop"]
         files = {"early_stopping": early_stopping, "run_dir": run_dir, "resume_from": resume_from, "callbacks": callbacks}
+        files["logger"] = logger
         if run_dir is not None or resume_from is not None:
             files |= {"data": cells.fingerprint, "force_data": force_data}
         if run_dir is not None:

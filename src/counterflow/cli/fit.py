@@ -29,6 +29,7 @@ from counterflow.effects.kinds import describe_trust
 from counterflow.effects.on_target import in_words
 from counterflow.errors import ConfigError, CounterflowWarning, ProcessError, near
 from counterflow.footprint import check_memory
+from counterflow.loggers import check_logger
 from counterflow.replay import Sample
 from counterflow.run import RunDirectory, fingerprint, versions
 
@@ -169,6 +170,7 @@ def _checked_trainer(options: Namespace) -> Any:
 
     from counterflow import training
 
+    check_logger(options.train.logger, options.out)
     given = options.train.trainer_kwargs or {}
     known = [*inspect.signature(Trainer).parameters, *inspect.signature(training.fit).parameters]
     for name in given:
