@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src"
 PACKAGE = ROOT / "counterflow"
 
-BOTTOM = {"types", "errors", "processor"}
+BOTTOM = {"types", "errors", "processor", "shown"}
 ROOMS = {"nn", "backbones", "flow", "diffusion", "spaces", "conditions", "data", "effects"}
 MODEL_PARTS = (
     "footprint",
@@ -38,27 +38,32 @@ MODEL_PARTS = (
     "embedding_answers",
     "density_answers",
     "effect_answers",
+    "ranking_answers",
     "path_answers",
     "recipe",
     "bounded",
     "soundness",
     "saving",
     "panels",
+    "portrait",
 )
 """In the order in which they may import each other: later ones the earlier ones."""
-TOP = {"demo", "budget", "contender", "compare", "run", "replay", "cli"}
+TOP = {"explore", "demo", "budget", "contender", "compare", "run", "replay", "fit_report", "cli"}
 ALLOWED = {  # room or top-level file -> the rooms and files it may import, besides itself
     "errors": set(),
     "types": set(),
     "processor": set(),
+    "shown": set(),
     **dict.fromkeys(ROOMS, BOTTOM),
     "backbones": BOTTOM | {"nn"},
-    "evaluate": BOTTOM | {"data", "effects"},
+    "conditions": BOTTOM | {"nn"},
+    "page": BOTTOM,
+    "evaluate": BOTTOM | {"data", "effects", "page"},
     "diagnosis": BOTTOM | {"data", "footprint"},
     "pl": BOTTOM | {"data", "evaluate"},
     **{part: BOTTOM | ROOMS | set(MODEL_PARTS[:i]) for i, part in enumerate(MODEL_PARTS)},
     "model": BOTTOM | ROOMS | {*MODEL_PARTS, "evaluate"},
-    **dict.fromkeys(TOP, BOTTOM | ROOMS | {*MODEL_PARTS} | {"evaluate", "diagnosis", "pl", "model"} | TOP),
+    **dict.fromkeys(TOP, BOTTOM | ROOMS | {*MODEL_PARTS} | {"evaluate", "diagnosis", "pl", "page", "model"} | TOP),
     "__init__": BOTTOM | ROOMS | {"evaluate", "diagnosis", "pl", "model"},
 }
 UPWARD_BUT_MEANT = {

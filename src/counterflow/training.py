@@ -292,4 +292,10 @@ def _is_watched() -> bool:
 def _progress_bar() -> L.Callback:
     from lightning.pytorch.callbacks import RichProgressBar
 
-    return RichProgressBar(leave=False)
+    class Steps(RichProgressBar):
+        """Steps and the time left: here is one long epoch, whose number says nothing."""
+
+        def _get_train_description(self, current_epoch: int) -> str:
+            return "training"
+
+    return Steps(leave=False)
