@@ -62,6 +62,7 @@ SHORT = {
     "03_compare_backbones": {"COMPARE_STEPS": "2"},
     "04_latent_flow": {"SCVI_EPOCHS": "1", "LATENT_STEPS": "2"},
     "05_unseen_perturbations": {"UNSEEN_STEPS": "2"},
+    "06_dose_and_time": {"DYNAMICS_STEPS": "5"},
     "07_own_backbone": {"OWN_STEPS": "2"},
     "08_image_dit": {"IMAGE_STEPS": "5"},
     "09_differential_expression": {"DE_STEPS": "2"},

@@ -47,7 +47,8 @@ def embedding(
         ax.scatter(
             x, y, s=14, marker=MARKERS[name], c=COLOURS[name], alpha=0.55, linewidths=0, label=f"{name} ({len(x)})", zorder=1 + layer
         )
-        ax.scatter(x.mean(), y.mean(), s=110, marker=MARKERS[name], c=COLOURS[name], edgecolors="black", linewidths=1.2, zorder=5)
+        mean: dict[str, Any] = {"marker": MARKERS[name], "c": COLOURS[name], "edgecolors": "black", "linewidths": 1.2}
+        ax.scatter(x.mean(), y.mean(), s=60 if name == "predicted" else 110, zorder=6 if name == "predicted" else 5, **mean)
     share = 100 * pca.explained_variance_ratio_
     ax.set(xlabel=f"PC1 ({share[0]:.0f} %)", ylabel=f"PC2 ({share[1]:.0f} %)")
     entitle(ax, title or "cells, and their means (outlined)")
