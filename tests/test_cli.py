@@ -50,6 +50,11 @@ class Scores:
         self.saved.append(str(directory))
 
 
+DOUBLE_SCORES = {"overall": "", "where": "", "dots": "", "sure": [], "sure_level": "", "sure_plot": ""} | dict.fromkeys(
+    ("questions", "cards", "header", "rows", "metrics", "self_tests"), ()
+)
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Scoring and comparing are replaced by doubles that note how they were called."""
@@ -67,6 +72,7 @@ def calls(monkeypatch):
         setattr(module, name, note(name))
         module.WithMean = lambda model: model  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "counterflow.evaluate.evaluate" if name == "evaluate" else "counterflow.compare", module)
+    monkeypatch.setattr("counterflow.fit_report.scores", lambda table: pytest.fail("looked at") if table is None else DOUBLE_SCORES)
     monkeypatch.setattr("counterflow.evaluate.report.write_report", lambda table, file, title: made.setdefault("report", []).append(file))
     return made
 
@@ -136,7 +142,9 @@ def test_flags_come_from_the_signatures():
 
 
 def test_fit_writes_the_whole_run(fitted):
-    assert {"config.yaml", "run.json", "split.json", "metrics.csv", "checkpoints", "model"} <= {path.name for path in fitted.iterdir()}
+    assert {"config.yaml", "run.json", "split.json", "metrics.csv", "checkpoints", "model", "report.html"} <= {
+        path.name for path in fitted.iterdir()
+    }
     facts = json.loads((fitted / "run.json").read_text())
     assert facts["seeds"] == {"model": 0, "split": 0} and facts["data"]["cells"] == 420 and facts["versions"]["torch"]
     assert yaml.safe_load((fitted / "config.yaml").read_text())["setup"]["match_keys"] == "cell_type"

@@ -194,3 +194,22 @@ def test_scaling_says_how_steep_a_line_is(ax):
         pl.scaling(costs, "cells", "seconds")
     with pytest.raises(DataError, match="positive"):
         pl.scaling(costs.assign(seconds=0), "genes", "seconds")
+
+
+def test_trajectories_lead_from_the_control_cells_to_the_predicted_ones(declared, tiny_screen, ax):
+    from counterflow import CounterFlow
+
+    model = CounterFlow(declared, space_kwargs={"n_components": 3}, backbone_kwargs={"size": "XS"})
+    model.train(max_steps=2, progress=False)
+    name = tiny_screen.conditions[0]
+    real = declared[declared.obs["perturbation"] == name]
+    assert pl.trajectories(model, name, real, n_cells=9, n_steps=4, ax=ax) is ax
+    assert legend(ax) == [f"real ({real.n_obs})", "control (9)", "predicted (9)"]
+    lines = np.array([line.get_xydata() for line in ax.lines])
+    assert lines.shape == (9, 5, 2)
+    ends = [drawn.get_offsets() for drawn in ax.collections if len(drawn.get_offsets()) == 9]
+    np.testing.assert_allclose(lines[:, 0], ends[0], atol=1e-6)
+    np.testing.assert_allclose(lines[:, -1], ends[1], atol=1e-6)
+    assert np.abs(ends[0] - ends[1]).max() > 0.1
+    with pytest.raises(DataError, match="neither seen"):
+        pl.trajectories(model, "nobody")

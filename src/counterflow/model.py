@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from counterflow import spaces
 from counterflow.assembly import assemble, resolve
-from counterflow.backbones import learning_rate
+from counterflow.backbones import learning_rate, reads_courses
 from counterflow.compiling import check_compiler
+from counterflow.conditions.courses import Courses
 from counterflow.data.dropping import kept_cells
 from counterflow.data.genes import chosen_genes, select_genes
 from counterflow.data.ledger import CellKeys, Ledger
@@ -25,17 +26,19 @@ from counterflow.data.screen import Screen, read_screen
 from counterflow.data.source import in_memory
 from counterflow.data.stored import warn_of_place, writable
 from counterflow.devices import is_first
-from counterflow.effect_answers import EffectAnswers
 from counterflow.effects.intervals import Intervals
 from counterflow.errors import ConfigError
 from counterflow.evaluate.audit import audit_model
-from counterflow.fitting import fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
+from counterflow.fitting import axis_of, fit_courses, fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.footprint import Footprint, check_memory, footprint
 from counterflow.grouping import Grouping, gene_features, gene_sets, learnt_grouping, plain_grouping
+from counterflow.loggers import check_logger
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
+from counterflow.path_answers import PathAnswers
 from counterflow.portrait import portrait
+from counterflow.ranking_answers import RankingAnswers
 from counterflow.recentring import Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 200
 
 
-class CounterFlow(EffectAnswers):
+class CounterFlow(PathAnswers, RankingAnswers):
     """Counterfactual cells of a perturbation screen, by a conditional rectified flow.
 
     Parameters
@@ -57,7 +60,8 @@ class CounterFlow(EffectAnswers):
     adata
         An AnnData declared with `setup_anndata`.
     backbone
-        ``mlp``, ``dit``, ``set``, ``ssm``, ``longconv``, ``hybrid``; or ``"package.module:Name"``, a class, or a ready `nn.Module`.
+        ``mlp``, ``dit``, ``set``, ``ssm``, ``longconv``, ``hybrid``, ``dynamics`` (over time or dose); or ``"package.module:Name"``,
+        a class, or a ready `nn.Module`.
     space
         ``pca``, ``latent`` (an scVI autoencoder), or ``raw``; or a trained `scvi.model.SCVI` (`counterflow.spaces.latent.load_scvi`).
     source, coupling
@@ -136,6 +140,7 @@ class CounterFlow(EffectAnswers):
         self.history: list[dict[str, float]] = []
         self.is_trained = False
         self.n_steps_trained = 0
+        self.courses: Courses | None = None
         self.rule: Recentring | None = None
         self.trust: dict[str, Trust] = {}
         self.intervals: Intervals | None = None
@@ -175,6 +180,8 @@ class CounterFlow(EffectAnswers):
         sets, n_features = gene_sets(self.config, self.genes, report=True), int(np.prod(self.space.state_shape))
         known_by = gene_features(self.config, train, ledger)
         self.grouping = plain_grouping(self.config, sets, n_features)._replace(known_by=known_by)
+        if reads_courses(self.config["backbone"]):
+            self.courses = Courses.none(axis_of(self.setup), n_features)
         self.module = self.build_module(self.grouping, self.vocabulary.seen)  # wrong options are refused here, before anything is trained
         if isinstance(self.config["backbone"], nn.Module):
             ledger.remark("backbone", "a module of yours: what its weights were trained on is not known")
@@ -264,6 +271,7 @@ class CounterFlow(EffectAnswers):
         strategy: Any = "auto",
         num_nodes: int = 1,
         run_dir: str | os.PathLike[str] | None = None,
+        logger: Literal["csv", "tensorboard", "wandb"] | Any = "csv",
         progress: bool = True,
         callbacks: Sequence[Any] = (),
         **trainer_kwargs: Any,
@@ -303,6 +311,9 @@ class CounterFlow(EffectAnswers):
             Train through `torch.compile`, for long fits: starts after a minute or more, then may run faster. Needs a C++ compiler.
         run_dir
             Where ``metrics.csv`` and ``checkpoints/`` are kept; nothing is written without it.
+        logger
+            Where the curves go beside ``metrics.csv``: ``tensorboard``, ``wandb`` (offline, unless WANDB_MODE=online), both in
+            `run_dir`; or a Lightning logger of your own.
         callbacks
             Lightning callbacks of your own.
         trainer_kwargs
@@ -327,6 +338,7 @@ class CounterFlow(EffectAnswers):
             raise ConfigError(f"lr={lr:g} must be positive and weight_decay={weight_decay:g} must not be negative")
         if early_stopping and not self._validation_rows().any():
             raise ConfigError("early_stopping=True needs cells to watch: mark some perturbed cells 'val' in the column of split_key")
+        check_logger(logger, run_dir)
         if compile:
             check_compiler()
         check_memory(self.memory_needed(), memory_limit)
@@ -335,11 +347,13 @@ class CounterFlow(EffectAnswers):
         started = time_module.process_time()
         seed, cells = self.config["seed"], self._train_cells
         self.ledger = ledger = Ledger.unknown("genes", "features", "reference") if self.ledger is None else self.ledger
-        ledger.forget("space", "order", "rule", "weights", "recipe", "validation", "guidance")
+        ledger.forget("space", "order", "courses", "rule", "weights", "recipe", "validation", "guidance")
         fit_space(self.space, cells, seed, ledger)
         states = states_of(cells, self.space)
         grouping = learnt_grouping(self.config, gene_sets(self.config, self.genes), cells, states, ledger)
         self.grouping = grouping = grouping._replace(known_by=self.grouping.known_by)
+        if self.courses is not None:
+            self.courses = fit_courses(cells, states, self.vocabulary, self.setup, ledger)
         n_sets, set_size = max(1, batch_size // set_size), min(set_size, batch_size)
         if max_steps is None:
             max_steps = DEFAULT_STEPS if max_epochs is None else max_epochs * max(1, -(-len(cells.cells) // (n_sets * set_size)))
@@ -363,6 +377,7 @@ class CounterFlow(EffectAnswers):
             recipe = replace(recipe, plan=plan | {"stop": steps})
         self.n_steps_trained = recipe.plan["stop"]
         files = {"early_stopping": early_stopping, "run_dir": run_dir, "resume_from": resume_from, "callbacks": callbacks}
+        files["logger"] = logger
         if run_dir is not None or resume_from is not None:
             files |= {"data": cells.fingerprint, "force_data": force_data}
         if run_dir is not None:
@@ -400,7 +415,7 @@ class CounterFlow(EffectAnswers):
 
     def build_module(self, grouping: Grouping | None, seen: frozenset[str]) -> FlowModule:
         """An untrained network for this model's vocabulary and space; `grouping` says which state features sit together."""
-        return assemble(self.config, self.features, self.vocabulary, self.space.state_shape, grouping or Grouping(), seen)
+        return assemble(self.config, self.features, self.vocabulary, self.space.state_shape, grouping or Grouping(), seen, self.courses)
 
     def on_panel(self, adata: AnnData, *, genes: Sequence[str] | None = None, gene_features: pd.DataFrame | None = None) -> CounterFlow:
         """The same model for cells measured on other genes: a part of its own, another order, or genes it has never seen.

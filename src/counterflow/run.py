@@ -6,6 +6,7 @@
     run.json       options, versions, device, threads, seeds, fingerprint of the data, hash of the split: what `counterflow replay` compares
     split.json     which conditions were held out
     metrics.csv    the log of training        checkpoints/   for resuming this run        model/   the result, for sharing
+    report.html    the verdict on held-out conditions, what the model learnt from, and how to make it again
     sample.json    a few predictions of the model, to be made again by `counterflow replay RUN --sample`
 
 A run that is killed leaves a directory that can be resumed: every file is written beside its place and renamed.
@@ -68,6 +69,11 @@ class RunDirectory:
     def sample(self) -> Path:
         """What the model predicts of a few conditions."""
         return self.path / "sample.json"
+
+    @property
+    def report(self) -> Path:
+        """The fit, for people to read."""
+        return self.path / "report.html"
 
     @property
     def metrics(self) -> Path:

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -104,6 +106,10 @@ def test_the_report_is_one_file_with_the_verdict_first_and_nothing_from_outside(
     for outside in ("src=", "<link", "@import", 'href="http'):
         assert outside not in text
     assert text.count("<svg") >= 2
+    figures = re.findall(r"<svg[^>]*>", text)
+    assert all(re.search(r'role="img" aria-label="[^"]{20,}"', figure) for figure in figures)  # words for those who do not see them
+    boxes = re.findall(r'<div class="wide"[^>]*>', text)
+    assert len(boxes) >= len(figures) and all('tabindex="0" role="region" aria-label="' in box for box in boxes)  # scrolled by keyboard
 
 
 def test_few_conditions_get_no_recommendation_whatever_the_scores():

@@ -25,6 +25,8 @@ HELP = """counterflow: what would these control cells look like under another pe
   fit       fit a model to a perturbation screen (.h5ad)
   generate  cells under conditions, measured or not, from a fitted model
   effect    genes that conditions change, with intervals and support
+  rank      unmeasured perturbations that move cells most towards a signature
+  explore   ask a fitted model in your browser, on this machine alone
   evaluate  score a fitted model on held-out conditions, beside simple rules
   compare   fit several models on the same split and rank them
   info      what is in a fitted model
@@ -43,7 +45,7 @@ Tab completes verbs and options: source <(counterflow --print_completion bash), 
 Exit code: 0 done, 2 something to mend in the input, 1 our fault (of replay: another result).
 """
 
-VERBS = ("demo", "doctor", "convert", "fit", "generate", "effect", "evaluate", "compare", "info", "replay")
+VERBS = ("demo", "doctor", "convert", "fit", "generate", "effect", "rank", "explore", "evaluate", "compare", "info", "replay")
 
 
 class Stopped(BaseException):

@@ -55,11 +55,12 @@ def run(argv: Sequence[str]) -> None:
             n_steps=options.n_steps, seed=options.seed, on_unknown=options.on_unknown, missing_genes=options.missing_genes,
         )  # fmt: skip
     if options.out is not None:
-        _write(table, Path(options.out))
+        write_csv(table, Path(options.out))
     _report(table, list(model.setup.match_keys), options.top, options.out, terminal)
 
 
-def _write(table: pd.DataFrame, out: Path) -> None:
+def write_csv(table: pd.DataFrame, out: Path) -> None:
+    """A table, whole or not at all."""
     from counterflow.checkpoint import write_whole
 
     try:

@@ -29,6 +29,7 @@ from counterflow.effects.kinds import describe_trust
 from counterflow.effects.on_target import in_words
 from counterflow.errors import ConfigError, CounterflowWarning, ProcessError, near
 from counterflow.footprint import check_memory
+from counterflow.loggers import check_logger
 from counterflow.replay import Sample
 from counterflow.run import RunDirectory, fingerprint, versions
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from counterflow.data.schema import Setup
     from counterflow.data.split_file import Split
+    from counterflow.evaluate.table import Table
     from counterflow.model import CounterFlow
 
 EXAMPLE = """  counterflow fit screen.h5ad --setup.perturbation_key gene --setup.control non-targeting \\
@@ -80,9 +82,10 @@ def run(argv: Sequence[str]) -> None:
         terminal.say(f"{folder.path} is already finished: nothing to resume")
         terminal.result({"run": str(folder.path), "finished": True})
         return
-    with folder.alone() if folder.path.is_dir() else nullcontext():
-        model, adata, seconds = fit(options, folder, terminal)
-    _report(model, adata, folder, seconds, options, terminal)
+    with warnings_kept() as said:
+        with folder.alone() if folder.path.is_dir() else nullcontext():
+            model, adata, seconds = fit(options, folder, terminal)
+        _report(model, adata, folder, seconds, said, options, terminal)
 
 
 def fit(options: Namespace, folder: RunDirectory, terminal: Terminal) -> tuple[CounterFlow, AnnData, float]:
@@ -167,6 +170,7 @@ def _checked_trainer(options: Namespace) -> Any:
 
     from counterflow import training
 
+    check_logger(options.train.logger, options.out)
     given = options.train.trainer_kwargs or {}
     known = [*inspect.signature(Trainer).parameters, *inspect.signature(training.fit).parameters]
     for name in given:
@@ -249,7 +253,30 @@ def stoppable(folder: RunDirectory) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _report(model: CounterFlow, adata: AnnData, folder: RunDirectory, seconds: float, options: Namespace, terminal: Terminal) -> None:
+@contextmanager
+def warnings_kept() -> Iterator[list[str]]:
+    """What is warned of goes where it went before, and into the list."""
+    said: list[str] = []
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if issubclass(category, CounterflowWarning) and str(message) not in said:
+            said.append(str(message))
+        before(message, category, *rest, **named)
+
+    warnings.showwarning = show
+    try:
+        yield said
+    finally:
+        warnings.showwarning = before
+
+
+def _report(
+    model: CounterFlow, adata: AnnData, folder: RunDirectory, seconds: float, said: list[str], options: Namespace, terminal: Terminal
+) -> None:
+    from counterflow.cli.evaluate import records
+    from counterflow.fit_report import Made, write_fit_report
+
     config, trained = model.config, model.trained_on
     terminal.say(f"fitted {config['backbone']} on {config['space']} in {seconds:.0f} s", style="bold")
     flow = ", ".join(f"{name} {config[name]}" for name in ("source", "coupling", "conditioning", "anchor"))
@@ -263,16 +290,32 @@ def _report(model: CounterFlow, adata: AnnData, folder: RunDirectory, seconds: f
             "saved": folder.model,
         }
     )
-    scores = _scores(model, adata, options, terminal) if trained["held_out_cells"] else None
-    terminal.result({"run": str(folder.path), "seconds": round(seconds, 1), "trained_on": trained, "evaluation": scores})
+    table = _scores(model, adata, options, terminal) if trained["held_out_cells"] else None
+    made = Made(str(folder.path), seconds, folder.read_facts(), held_out_conditions(adata, model.setup), said)
+    write_fit_report(model, made, table, folder.report)
+    terminal.say(f"report: {folder.report}")
+    evaluation = None if table is None else records(table)
+    terminal.result({"run": str(folder.path), "seconds": round(seconds, 1), "trained_on": trained, "evaluation": evaluation})
 
 
-def _scores(model: CounterFlow, adata: AnnData, options: Namespace, terminal: Terminal) -> list[dict[str, Any]]:
+def held_out_conditions(adata: AnnData, setup: Setup) -> list[str]:
+    """What the model has not seen, with the context where only that is new."""
+    from counterflow.data.screen import describe, read_contexts, read_specs
+
+    if setup.split_key is None:
+        return []
+    held = adata.obs[texts(adata.obs[setup.split_key]).to_numpy() == "test"]
+    specs, (context, contexts) = read_specs(held, setup), read_contexts(held, setup)
+    pairs = dict.fromkeys((spec, int(code)) for spec, code in zip(specs, context, strict=True) if spec.parts)
+    return sorted(" ".join([describe(spec, setup), *contexts[code]]) for spec, code in pairs)
+
+
+def _scores(model: CounterFlow, adata: AnnData, options: Namespace, terminal: Terminal) -> Table:
     """Print how well the held-out conditions are predicted, beside the simple rules."""
-    from counterflow.cli.evaluate import print_scores, records, score
+    from counterflow.cli.evaluate import print_scores, score
 
     with terminal.working("scoring on held-out conditions") as watch:
         table = score(model, adata, subset="test", seed=options.seed, progress=watch)
     terminal.say()
     print_scores(table, terminal)
-    return records(table)
+    return table

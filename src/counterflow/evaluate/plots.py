@@ -78,6 +78,7 @@ def draw_conditions(axis: Axes, table: Table, metric: str, model: str) -> None:
     axis.scatter(both[best], both[model], c=colours, s=18, zorder=3)
     lo, hi = float(np.nanmin(both.to_numpy(), initial=0)), float(np.nanmax(both.to_numpy(), initial=0.01))
     axis.plot([lo, hi], [lo, hi], color="#999", lw=0.8)
+    axis.locator_params(nbins=5)
     axis.set_xlabel(f"{best} (best simple baseline)", fontsize=7)
     axis.set_ylabel(model, fontsize=7)
     won = (badness(metric, both[model].to_numpy()) < badness(metric, both[best].to_numpy())).mean() if len(both) else np.nan

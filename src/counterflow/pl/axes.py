@@ -23,6 +23,14 @@ def begin(ax: Axes | None) -> Axes:
     return ax
 
 
+def legend_below(ax: Axes, columns: int) -> None:
+    """The legend under the axes, where no cell can hide behind it."""
+    size = 9 if ax.get_window_extent().width / ax.figure.dpi > 3.2 else 7
+    ax.legend(
+        frameon=False, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=size, handletextpad=0.2, columnspacing=1.0
+    )
+
+
 def finish(ax: Axes, show: bool, save: str | os.PathLike[str] | None) -> Axes:
     """Save and show, if wanted."""
     if save is not None:

@@ -1,0 +1,1 @@
+"""Pages for a browser: one style for reports and for the explorer, nothing from outside, no script."""
