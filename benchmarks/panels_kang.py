@@ -53,9 +53,8 @@ def one(adata, seed, seconds):
     a, b = adata[:, first].copy(), adata[:, second].copy()
     for panel in (a, b):
         cf.CounterFlow.setup_anndata(panel, **SETUP, library_size_key=LIBRARY)
-    model = cf.CounterFlow(
-        a, backbone="set", backbone_kwargs=SMALL | {"gene_features": "coexpression"}, space="raw", source="control", anchor="none", seed=seed
-    )
+    network = {"backbone": "set", "backbone_kwargs": SMALL | {"gene_features": "coexpression"}, "space": "raw"}
+    model = cf.CounterFlow(a, **network, source="control", anchor="none", seed=seed)
     model.train(max_seconds=seconds, batch_size=128, progress=False)
     moved = model.on_panel(b[(b.obs["perturbation"] == "control").to_numpy()].copy())
     condition = next(name for name in b.obs["perturbation"].unique() if name != "control")
@@ -81,7 +80,8 @@ def one(adata, seed, seconds):
     for name, values in predicted.items():
         found = np.concatenate(values)
         pearson = float(np.corrcoef(found, target)[0, 1]) if found.any() else 0.0
-        rows.append({"seed": seed, "name": name, "pearson": round(pearson, 3), "rmse": round(float(np.sqrt(((found - target) ** 2).mean())), 4)})
+        rmse = float(np.sqrt(((found - target) ** 2).mean()))
+        rows.append({"seed": seed, "name": name, "pearson": round(pearson, 3), "rmse": round(rmse, 4)})
         print(rows[-1], flush=True)
     return [row | {"steps": model.n_steps_trained} for row in rows]
 
