@@ -4,7 +4,7 @@ import anndata
 import numpy as np
 import pytest
 
-from counterflow import CounterFlow
+from counterflow import ConfigError, CounterFlow
 from counterflow.explore.answers import Explorer
 from counterflow.explore.questions import EffectQuestion, RankQuestion
 
@@ -67,6 +67,8 @@ def test_a_ranking_is_that_of_the_model(explorer, model):
 def test_without_kept_controls_those_of_the_file_are_used(screen, names):
     bare = CounterFlow(screen, space_kwargs={"n_components": 4}, backbone_kwargs={"size": "XS"}, keep_controls=0)
     bare.train(max_steps=1, progress=False)
+    with pytest.raises(ConfigError, match="keeps no control cells to start from: give a file that has some with --data"):
+        Explorer(bare)
     explorer = Explorer(bare, screen)
     answer = explorer.effect(question(names[:1]))
     assert answer.cells.n_obs == 50 and len(answer.places.control)
