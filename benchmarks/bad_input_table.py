@@ -258,7 +258,7 @@ CASES = [
     Case(15, "unknown column", REFUSED, ("'zzz' is not a column", "available", "'cell_type'"), setup={"perturbation_key": "zzz"}),
     Case(15, "misspelt layer", REFUSED, ("layer='count' is not in adata.layers", "did you mean 'counts'"),
          lambda a: a.layers.update(counts=a.X.copy()), {"layer": "count"}),
-    Case(16, "no control", REFUSED, ("no cell", "is the control 'DMSO'", "The labels are 'control' (120)"), setup={"control": "DMSO"}),
+    Case(16, "no control", REFUSED, ("no cell", "is the control 'DMSO'", "labels are 'control' (120)"), setup={"control": "DMSO"}),
     Case(16, "no control in one context", REFUSED, ("1 levels of match_keys", "no control cell ('type1')"), without(controls_of("type1")),
          {"match_keys": ["cell_type"]}),
     Case(16, "no control in one level of a covariate", WARNED, ("1 levels of covariate 'cell_type' have no control cell",),

@@ -21,6 +21,7 @@ _PUBLIC = {
     "build_split": "counterflow.data.splits",
     "Split": "counterflow.data.split_file",
     "choose_genes": "counterflow.data.genes",
+    "to_cellxgene": "counterflow.data.cellxgene",
     "audit_model": "counterflow.evaluate.audit",
     "poison_test": "counterflow.evaluate.poison",
     "choose_guidance": "counterflow.evaluate.guidance",

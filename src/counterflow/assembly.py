@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from counterflow import backbones
+from counterflow.conditions.courses import CourseEncoder, Courses
 from counterflow.conditions.encoder import ConditionEncoder
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.errors import ConfigError, near
@@ -29,7 +30,10 @@ def resolve(given: dict[str, Any]) -> dict[str, Any]:
     from_control = config["source"] == "control"
     config["coupling"] = config["coupling"] or ("ot" if from_control else "independent")
     config["prediction"] = config["prediction"] or ("x" if noisy and not from_control else "v")
-    config["anchor"] = config["anchor"] or ("additive" if from_control else "none")
+    on_courses = backbones.reads_courses(config["backbone"])
+    if on_courses and config["anchor"] == "additive":
+        raise ConfigError("anchor='additive' takes off what a network that reads courses is to learn from: leave it out, or use 'none'")
+    config["anchor"] = config["anchor"] or ("additive" if from_control and not on_courses else "none")
     config["time"] = config["time"] or ("uniform" if from_control else "logit_normal")
     for name in ("backbone_kwargs", "space_kwargs", "encoder_kwargs"):
         config[name] = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in (config[name] or {}).items()}
@@ -47,6 +51,7 @@ def assemble(
     state_shape: tuple[int, ...],
     grouping: Grouping,
     seen: frozenset[str],
+    courses: Courses | None = None,
 ) -> FlowModule:
     """An untrained network.
 
@@ -58,12 +63,19 @@ def assemble(
         Which state features sit side by side, or share a token.
     seen
         Entities with an identity of their own.
+    courses
+        How effects grew over time or dose, for a backbone that reads it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         trained = torch.tensor([name in seen for name in vocabulary.entities])
         levels = tuple(len(levels) for levels in vocabulary.covariates.values())
-        encoder = ConditionEncoder(torch.from_numpy(features), trained, levels, **_accepted(ConditionEncoder, config["encoder_kwargs"]))
+        known = torch.from_numpy(features)
+        if courses is None:
+            encoder = ConditionEncoder(known, trained, levels, **_accepted(config["encoder_kwargs"], ConditionEncoder))
+        else:
+            options = _accepted(config["encoder_kwargs"], ConditionEncoder, CourseEncoder, besides=("courses",))
+            encoder = CourseEncoder(known, trained, levels, courses=courses, **options)
         backbone = config["backbone"]
         backbone = backbones.build(
             copy.deepcopy(backbone) if isinstance(backbone, nn.Module) else backbone,  # every fit starts from the weights as they came
@@ -83,9 +95,10 @@ def objective_of(config: dict[str, Any]) -> Any:
     return config.get("objective", "flow")
 
 
-def _accepted(callee: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    names = [name for name, p in inspect.signature(callee).parameters.items() if p.kind == p.KEYWORD_ONLY]
+def _accepted(kwargs: dict[str, Any], *encoders: type[ConditionEncoder], besides: tuple[str, ...] = ()) -> dict[str, Any]:
+    parameters = [p for encoder in encoders for p in inspect.signature(encoder).parameters.values()]
+    names = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY and p.name not in besides]
     for name in kwargs:
         if name not in names:
-            raise ConfigError(f"{callee.__name__} has no option {name!r}: {near(name, names)}")
+            raise ConfigError(f"{encoders[-1].__name__} has no option {name!r}: {near(name, names)}")
     return kwargs

@@ -1,4 +1,4 @@
-"""What a fitted model is asked: counterfactual cells, new cells, embeddings. `CounterFlow` inherits all of it."""
+"""What a fitted model is asked: counterfactual cells, new cells. `CounterFlow` inherits all of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import sparse
 from torch import Tensor
 
@@ -19,7 +18,6 @@ from counterflow.data.schema import Setup
 from counterflow.data.screen import Screen, read_cells
 from counterflow.effects.intervals import Intervals
 from counterflow.errors import ConfigError, near
-from counterflow.fitting import encoded
 from counterflow.module import FlowModule
 from counterflow.prediction import (
     Blocks,
@@ -301,24 +299,6 @@ class CellAnswers:
             called, never = [f"new{first + n}" for n in range(part.start, part.stop)], np.zeros(part.stop - part.start, dtype=np.int64)
             named = describe_rows(obs.iloc[rows[part]], specs[i], self.setup, called, [support[row] for row in at[part]], never)
             yield to_anndata(counts, expected, library[part], named.drop(columns="source_cell"), var, uns)
-
-    def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
-        """States of cells (n x S) in the space of the flow; ``None``: the training AnnData."""
-        self._check_trained()
-        if adata is None and self.adata is None:
-            raise ConfigError("this model was loaded without data: give adata")
-        if adata is None:
-            return encoded(self.space, self._screen)
-        return encoded(self.space, read_cells(adata, self.setup, self.genes, controls_only=False)[0])
-
-    @torch.no_grad()
-    def get_perturbation_embedding(self) -> pd.DataFrame:
-        """One row per perturbation seen in training: its condition token (C numbers) at dose 1."""
-        self._check_trained()
-        names = sorted(self.vocabulary.seen)
-        specs = [ConditionSpec((name,), (1.0,), 0.0) for name in names]
-        ids = self.vocabulary.ids(specs, {key: [""] * len(specs) for key in self.vocabulary.covariates})
-        return pd.DataFrame(self.module.encoder(ids).tokens[:, 1].numpy(), index=pd.Index(names, name=self.setup.perturbation_key))
 
     def _check_trained(self) -> None:
         if not self.is_trained:

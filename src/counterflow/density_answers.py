@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from counterflow.cell_answers import CellAnswers
 from counterflow.data.screen import Screen, read_cells, read_specs
+from counterflow.embedding_answers import EmbeddingAnswers
 from counterflow.errors import ConfigError, DataError, near
 from counterflow.flow.density import MOST_EXACT, Divergence, exact, hutchinson, log_density
 from counterflow.flow.solvers import dopri5
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-class DensityAnswers(CellAnswers):
+class DensityAnswers(EmbeddingAnswers):
     """Questions about densities."""
 
     def log_prob(

@@ -68,7 +68,9 @@ class EffectAnswers(DensityAnswers):
         check_interval(interval, cells)
         if interval is not None and self.intervals is None:
             why = "anchor='none'" if self.rule is None else "it was saved by an older version: fit it again"
-            raise ConfigError(f"this model learnt no intervals ({why}); without them: predict_effect(..., interval=None)")
+            raise ConfigError(
+                f"this model learnt no intervals ({why}); without them: predict_effect(..., interval=None), or --interval null"
+            )
         some = self.effects(
             adata, conditions, cells, seed, n_cells=n_cells, n_steps=n_steps, on_unknown=on_unknown, missing_genes=missing_genes
         )

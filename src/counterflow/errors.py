@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class CounterflowError(Exception):
-    """Base class: the user's input, not our fault. The command line prints it and exits with code 2."""
+    """Base class: the user's input, not our fault. The command line prints it and exits with code 2; a notebook shows it alone."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the message, and the line of the user's that it is about."""
+        theirs = [frame for frame in traceback.extract_tb(self.__traceback__) if not _is_ours(frame.filename) and frame.line]
+        at = [f"in line {theirs[-1].lineno}: {theirs[-1].line}"] if theirs else []
+        return [f"{type(self).__name__}: {self}", *at]
 
 
 class DataError(CounterflowError):
@@ -33,6 +41,12 @@ class ProcessError(CounterflowError):
 
 class CounterflowWarning(UserWarning):
     """Something that does not stop the work, but changes what it means. The command line prints it to stderr, once."""
+
+
+def _is_ours(file: str) -> bool:
+    """Whether code is this package's, or of what runs cells and tests: not what a user wrote."""
+    places = (os.path.dirname(os.path.abspath(__file__)), os.path.join("site-packages", ""), os.path.dirname(os.__file__))
+    return any(place in os.path.abspath(file) for place in places)
 
 
 def warn(text: str, above: int = 1) -> None:

@@ -10,6 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from counterflow.conditions.courses import Axis, Courses
 from counterflow.conditions.features import check_names, feature_table
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.datamodule import Cells, Conditions, StepDataset
@@ -23,6 +24,7 @@ from counterflow.effects.intervals import Intervals
 from counterflow.effects.kriging import KrigedRule, MeasuredEffects
 from counterflow.effects.leaving_out import LeftOut, halves, leave_out
 from counterflow.effects.moments import pairs_of
+from counterflow.errors import ConfigError
 from counterflow.spaces.base import StateSpace, log_normalise
 from counterflow.types import ConditionIds, ConditionSpec
 
@@ -111,6 +113,24 @@ def fit_gene_rule(screen: Screen, ledger: Ledger) -> KrigedRule:
     """The rule on log expression, gene by gene, from training cells."""
     ledger.record("rule", screen.keys)
     return KrigedRule(_gene_effects(screen, np.arange(len(screen.cells))), floor=0.0)
+
+
+def axis_of(setup: Setup) -> Axis:
+    """What courses run along: times where a screen has them, else doses."""
+    if setup.time_key is None and setup.dose_key is None:
+        raise ConfigError("this network reads how effects grow over time or dose: declare time_key or dose_key, or take another backbone")
+    return "dose" if setup.time_key is None else "time"
+
+
+def fit_courses(screen: Screen, states: Callable[[np.ndarray], Tensor], vocabulary: Vocabulary, setup: Setup, ledger: Ledger) -> Courses:
+    """Mean effects in state space over time or dose, averaged over contexts by how well they are known; from training cells."""
+    ledger.record("courses", screen.keys)
+    measured = _effects(screen, lambda rows: states(rows).numpy(), np.arange(len(screen.cells)))
+    weight = 1 / np.maximum(measured.noise.mean(1, dtype=np.float64), 1e-12)
+    total, effect = np.zeros(len(measured.specs)), np.zeros((len(measured.specs), measured.effect.shape[1]))
+    np.add.at(total, measured.spec_of, weight)
+    np.add.at(effect, measured.spec_of, weight[:, None] * measured.effect)
+    return Courses.measured(measured.specs, torch.from_numpy(effect / total[:, None]).float(), vocabulary, axis_of(setup))
 
 
 def _gene_effects(screen: Screen, rows: np.ndarray) -> MeasuredEffects:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from counterflow import spaces
 from counterflow.assembly import assemble, resolve
-from counterflow.backbones import learning_rate
+from counterflow.backbones import learning_rate, reads_courses
 from counterflow.compiling import check_compiler
+from counterflow.conditions.courses import Courses
 from counterflow.data.dropping import kept_cells
 from counterflow.data.genes import chosen_genes, select_genes
 from counterflow.data.ledger import CellKeys, Ledger
@@ -28,12 +29,15 @@ from counterflow.devices import is_first
 from counterflow.effects.intervals import Intervals
 from counterflow.errors import ConfigError
 from counterflow.evaluate.audit import audit_model
-from counterflow.fitting import fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
+from counterflow.fitting import axis_of, fit_courses, fit_features, fit_gene_rule, fit_intervals, fit_space, states_of, vocabulary_of
 from counterflow.flow.path import Prediction
 from counterflow.footprint import Footprint, check_memory, footprint
 from counterflow.grouping import Grouping, gene_features, gene_sets, learnt_grouping, plain_grouping
+from counterflow.loggers import check_logger
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
+from counterflow.path_answers import PathAnswers
+from counterflow.portrait import portrait
 from counterflow.ranking_answers import RankingAnswers
 from counterflow.recentring import Recentring, Trust
 from counterflow.recipe import Recipe
@@ -48,7 +52,7 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 200
 
 
-class CounterFlow(RankingAnswers):
+class CounterFlow(PathAnswers, RankingAnswers):
     """Counterfactual cells of a perturbation screen, by a conditional rectified flow.
 
     Parameters
@@ -56,7 +60,8 @@ class CounterFlow(RankingAnswers):
     adata
         An AnnData declared with `setup_anndata`.
     backbone
-        ``mlp``, ``dit``, ``set``, ``ssm``, ``longconv``, ``hybrid``; or ``"package.module:Name"``, a class, or a ready `nn.Module`.
+        ``mlp``, ``dit``, ``set``, ``ssm``, ``longconv``, ``hybrid``, ``dynamics`` (over time or dose); or ``"package.module:Name"``,
+        a class, or a ready `nn.Module`.
     space
         ``pca``, ``latent`` (an scVI autoencoder), or ``raw``; or a trained `scvi.model.SCVI` (`counterflow.spaces.latent.load_scvi`).
     source, coupling
@@ -78,6 +83,10 @@ class CounterFlow(RankingAnswers):
     time_scale
         What the flow's time is multiplied by before the network's table of sinusoids. Default: 1000 (``meanflow``: 1). With 1, velocities
         are smoother in time, and two evaluations (``midpoint``, 1 step) about as good as twenty.
+    time
+        How the flow's time is drawn in training: ``uniform`` (default from controls), ``logit_normal`` (default from noise) or ``mode``.
+    condition_dropout
+        Share of the training cells whose perturbation is hidden, which is what classifier-free guidance needs.
     mmd_weight
         Weight of a distributional term in the loss; 0 is the plain flow.
     n_top_genes
@@ -86,6 +95,8 @@ class CounterFlow(RankingAnswers):
         Control cells per context that are stored inside the model, for `generate` and to set means on; 0 stores none.
     seed
         Seed of everything random in the fit.
+    backbone_kwargs, space_kwargs, encoder_kwargs
+        Options of the parts, such as ``{"depth": 4}``; one that a part does not have is an error that names the near match.
 
     Examples
     --------
@@ -129,6 +140,7 @@ class CounterFlow(RankingAnswers):
         self.history: list[dict[str, float]] = []
         self.is_trained = False
         self.n_steps_trained = 0
+        self.courses: Courses | None = None
         self.rule: Recentring | None = None
         self.trust: dict[str, Trust] = {}
         self.intervals: Intervals | None = None
@@ -168,6 +180,8 @@ class CounterFlow(RankingAnswers):
         sets, n_features = gene_sets(self.config, self.genes, report=True), int(np.prod(self.space.state_shape))
         known_by = gene_features(self.config, train, ledger)
         self.grouping = plain_grouping(self.config, sets, n_features)._replace(known_by=known_by)
+        if reads_courses(self.config["backbone"]):
+            self.courses = Courses.none(axis_of(self.setup), n_features)
         self.module = self.build_module(self.grouping, self.vocabulary.seen)  # wrong options are refused here, before anything is trained
         if isinstance(self.config["backbone"], nn.Module):
             ledger.remark("backbone", "a module of yours: what its weights were trained on is not known")
@@ -257,6 +271,7 @@ class CounterFlow(RankingAnswers):
         strategy: Any = "auto",
         num_nodes: int = 1,
         run_dir: str | os.PathLike[str] | None = None,
+        logger: Literal["csv", "tensorboard", "wandb"] | Any = "csv",
         progress: bool = True,
         callbacks: Sequence[Any] = (),
         **trainer_kwargs: Any,
@@ -274,6 +289,8 @@ class CounterFlow(RankingAnswers):
             Of AdamW, after a linear warm-up, decayed by a cosine. Default of `lr`: that of the backbone (`backbones.LEARNING_RATES`).
         batch_size, set_size
             Target cells per step, in sets of `set_size` cells of one condition and context with as many matched controls.
+        accelerator
+            ``auto`` takes a GPU where there is one; ``cpu`` and ``gpu`` ask for it.
         precision
             Of Lightning. ``bf16-mixed`` computes in bfloat16, except for norms, softmax, the states of a scan and the flow's time.
         early_stopping
@@ -294,6 +311,9 @@ class CounterFlow(RankingAnswers):
             Train through `torch.compile`, for long fits: starts after a minute or more, then may run faster. Needs a C++ compiler.
         run_dir
             Where ``metrics.csv`` and ``checkpoints/`` are kept; nothing is written without it.
+        logger
+            Where the curves go beside ``metrics.csv``: ``tensorboard``, ``wandb`` (offline, unless WANDB_MODE=online), both in
+            `run_dir`; or a Lightning logger of your own.
         callbacks
             Lightning callbacks of your own.
         trainer_kwargs
@@ -318,6 +338,7 @@ class CounterFlow(RankingAnswers):
             raise ConfigError(f"lr={lr:g} must be positive and weight_decay={weight_decay:g} must not be negative")
         if early_stopping and not self._validation_rows().any():
             raise ConfigError("early_stopping=True needs cells to watch: mark some perturbed cells 'val' in the column of split_key")
+        check_logger(logger, run_dir)
         if compile:
             check_compiler()
         check_memory(self.memory_needed(), memory_limit)
@@ -326,11 +347,13 @@ class CounterFlow(RankingAnswers):
         started = time_module.process_time()
         seed, cells = self.config["seed"], self._train_cells
         self.ledger = ledger = Ledger.unknown("genes", "features", "reference") if self.ledger is None else self.ledger
-        ledger.forget("space", "order", "rule", "weights", "recipe", "validation", "guidance")
+        ledger.forget("space", "order", "courses", "rule", "weights", "recipe", "validation", "guidance")
         fit_space(self.space, cells, seed, ledger)
         states = states_of(cells, self.space)
         grouping = learnt_grouping(self.config, gene_sets(self.config, self.genes), cells, states, ledger)
         self.grouping = grouping = grouping._replace(known_by=self.grouping.known_by)
+        if self.courses is not None:
+            self.courses = fit_courses(cells, states, self.vocabulary, self.setup, ledger)
         n_sets, set_size = max(1, batch_size // set_size), min(set_size, batch_size)
         if max_steps is None:
             max_steps = DEFAULT_STEPS if max_epochs is None else max_epochs * max(1, -(-len(cells.cells) // (n_sets * set_size)))
@@ -354,6 +377,7 @@ class CounterFlow(RankingAnswers):
             recipe = replace(recipe, plan=plan | {"stop": steps})
         self.n_steps_trained = recipe.plan["stop"]
         files = {"early_stopping": early_stopping, "run_dir": run_dir, "resume_from": resume_from, "callbacks": callbacks}
+        files["logger"] = logger
         if run_dir is not None or resume_from is not None:
             files |= {"data": cells.fingerprint, "force_data": force_data}
         if run_dir is not None:
@@ -391,7 +415,7 @@ class CounterFlow(RankingAnswers):
 
     def build_module(self, grouping: Grouping | None, seen: frozenset[str]) -> FlowModule:
         """An untrained network for this model's vocabulary and space; `grouping` says which state features sit together."""
-        return assemble(self.config, self.features, self.vocabulary, self.space.state_shape, grouping or Grouping(), seen)
+        return assemble(self.config, self.features, self.vocabulary, self.space.state_shape, grouping or Grouping(), seen, self.courses)
 
     def on_panel(self, adata: AnnData, *, genes: Sequence[str] | None = None, gene_features: pd.DataFrame | None = None) -> CounterFlow:
         """The same model for cells measured on other genes: a part of its own, another order, or genes it has never seen.
@@ -492,6 +516,9 @@ class CounterFlow(RankingAnswers):
         self._screen = read_screen(adata, self.setup, self.genes)
         self._train_cells = self._screen.rows(self._screen.split == "train")
         self.adata = adata
+
+    def _repr_html_(self) -> str:
+        return portrait(self)
 
     def __repr__(self) -> str:
         c = self.config

@@ -10,7 +10,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from counterflow import checkpoint, soundness, spaces
+from counterflow.backbones import reads_courses
 from counterflow.bounded import no_larger_than
+from counterflow.conditions.courses import Courses
 from counterflow.conditions.vocabulary import Vocabulary
 from counterflow.data.ledger import Ledger
 from counterflow.data.schema import Setup
@@ -132,6 +134,8 @@ def _rebuild(
     model.trained_on = {key: value for key, value in manifest["training"].items() if key not in ("history", "conditions", "on_target")}
     model.history = manifest["training"]["history"]
     model.grouping = Grouping.stored(config, weights, int(np.prod(model.space.state_shape)))
+    if reads_courses(config["backbone"]):
+        model.courses = Courses.stored(weights, "module.encoder.course_")
     with no_larger_than(weights):
         model.module = model.build_module(model.grouping, model.vocabulary.seen)
     _fill(model.module, weights, "module.")

@@ -28,6 +28,7 @@ from counterflow.data.images import ImageSteps
 from counterflow.devices import common, looked_at, mean_of_all, names_of_all, share_of, with_the_others
 from counterflow.diffusion.module import DiffusionModule
 from counterflow.errors import CheckpointError, ConfigError, DataError
+from counterflow.loggers import opened
 from counterflow.module import FlowModule
 from counterflow.processor import at_work
 from counterflow.reflow import Reflow
@@ -150,6 +151,7 @@ def fit(
     data: str | None = None,
     force_data: bool = False,
     parts: Path | None = None,
+    logger: Any = "csv",
     plugins: Any = (),
     **trainer_kwargs: Any,
 ) -> list[dict[str, float]]:
@@ -157,6 +159,7 @@ def fit(
 
     With `run_dir`, a CSV log and ``checkpoints/last.ckpt`` (for resuming this run only; share the saved model instead) are kept.
     `data`, a fingerprint, goes into the checkpoint; a run on other data is resumed with `force_data` only.
+    `logger` is where the same curves go as well (`counterflow.loggers`).
     A fit without a `run_dir` of its own keeps its state in the directory `parts`, and goes on from the one it finds there.
     """
     state = forgotten = None
@@ -192,12 +195,18 @@ def fit(
             return _finished(content, training, history)
         train.start = int(content["global_step"])
     module.train()
-    with between_steps() as keeper.request, _quiet_lightning(), at_work(module), compiled(module.backbone, compile):
+    with (
+        between_steps() as keeper.request,
+        _quiet_lightning(),
+        at_work(module),
+        compiled(module.backbone, compile),
+        opened(logger, run_dir) as log,
+    ):
         trainer = L.Trainer(
             max_steps=train.stop,
             max_epochs=-1,
             callbacks=[*own, *callbacks],
-            logger=False,
+            logger=log,
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=progress,
@@ -283,4 +292,10 @@ def _is_watched() -> bool:
 def _progress_bar() -> L.Callback:
     from lightning.pytorch.callbacks import RichProgressBar
 
-    return RichProgressBar(leave=False)
+    class Steps(RichProgressBar):
+        """Steps and the time left: here is one long epoch, whose number says nothing."""
+
+        def _get_train_description(self, current_epoch: int) -> str:
+            return "training"
+
+    return Steps(leave=False)

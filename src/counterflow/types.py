@@ -43,6 +43,10 @@ class Condition(NamedTuple):
     mask: Bool[Tensor, "b k"]  # True = real token; never all False
 
 
+COURSE = 1
+"""Where among the tokens of a condition that of its course is (`counterflow.conditions.courses`); the context is before it."""
+
+
 class Batch(NamedTuple):
     """One optimiser step: target cells, controls they may be paired with, and what was done to them."""
 

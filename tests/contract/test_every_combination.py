@@ -30,7 +30,7 @@ def scvi_model(tiny_screen):
 @pytest.mark.parametrize("source", ["control", "noise"])
 @pytest.mark.parametrize("space", ["raw", "pca", "latent"])
 def test_trains_predicts_generates_saves_and_loads(
-    backbone, conditioning, space, source, backbone_kwargs, declared, scvi_model, randomise, tmp_path, tiny_screen
+    backbone, conditioning, space, source, backbone_kwargs, declared, asked, scvi_model, randomise, tmp_path, tiny_screen
 ):
     model = CounterFlow(
         declared,
@@ -51,8 +51,8 @@ def test_trains_predicts_generates_saves_and_loads(
     single, pair = (next(name for name in tiny_screen.conditions if ("+" in name) == combined) for combined in (False, True))
 
     def cells(model):
-        predicted = model.predict(controls, [single, pair], n_steps=N_STEPS, seed=1)
-        return predicted, model.generate(pair, 15, n_steps=N_STEPS, seed=1)
+        predicted = model.predict(controls, asked(single, pair), n_steps=N_STEPS, seed=1)
+        return predicted, model.generate(asked(pair), 15, n_steps=N_STEPS, seed=1)
 
     predicted, generated = cells(model)
     assert predicted.shape == (40, 30) and generated.shape == (15, 30)
@@ -65,17 +65,17 @@ def test_trains_predicts_generates_saves_and_loads(
         assert_same_cells(before, after)
 
     randomise(model.module)  # 20 steps from zero may whisper what they should say
-    one, other = (model.predict(controls, name, n_steps=N_STEPS) for name in (single, pair))
+    one, other = (model.predict(controls, asked(name), n_steps=N_STEPS) for name in (single, pair))
     assert np.abs(one.layers["mean"] - other.layers["mean"]).max() > 1e-3
-    alone = model.predict(controls[3], single, n_steps=N_STEPS)
+    alone = model.predict(controls[3], asked(single), n_steps=N_STEPS)
     assert_same_cells(alone, one[3])
 
 
-def test_trains_in_bf16(backbone, conditioning, backbone_kwargs, declared):
+def test_trains_in_bf16(backbone, conditioning, backbone_kwargs, declared, asked):
     model = CounterFlow(declared, backbone=backbone, space="raw", conditioning=conditioning, backbone_kwargs=backbone_kwargs)
     model.train(max_steps=3, batch_size=32, set_size=16, precision="bf16-mixed", progress=False)
     assert all(value.dtype == torch.float32 and value.isfinite().all() for value in weights(model).values())
-    check_cells(model.generate("control", 5, n_steps=N_STEPS))
+    check_cells(model.generate(asked("control"), 5, n_steps=N_STEPS))
 
 
 def test_the_latent_space_trains_its_own_autoencoder(declared, tmp_path):

@@ -19,6 +19,7 @@ BACKBONES: dict[str, str | Callable[..., nn.Module]] = {  # an import string is 
     "ssm": "counterflow.backbones.ssm:ssm",
     "longconv": "counterflow.backbones.longconv:longconv",
     "hybrid": "counterflow.backbones.hybrid:hybrid",
+    "dynamics": "counterflow.backbones.dynamics:Dynamics",
     "image_dit": "counterflow.backbones.image_dit:image_dit",
 }
 # what `train` takes by default (benchmarks/search_backbones.py; longconv and hybrid as the others)
@@ -126,6 +127,11 @@ def import_string(path: str) -> Callable[..., nn.Module]:
 def reads_order(backbone: str | Callable[..., nn.Module] | nn.Module) -> bool:
     """Whether the backbone takes a `feature_order`, which is costly to find for many features."""
     return not isinstance(backbone, nn.Module) and "feature_order" in inspect.signature(resolve(backbone)).parameters
+
+
+def reads_courses(backbone: str | Callable[..., nn.Module] | nn.Module) -> bool:
+    """Whether the backbone reads how effects grew over time or dose (an attribute ``reads_courses = True``)."""
+    return bool(getattr(backbone if isinstance(backbone, nn.Module) else resolve(backbone), "reads_courses", False))
 
 
 def fitting_arguments(

@@ -10,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from counterflow.errors import ConfigError, CounterflowError, CounterflowWarning, near
@@ -41,6 +41,7 @@ An example, from a file to counterfactual cells:
   counterflow effect runs/first --condition KLF1+MAP2K6
 
 Every verb: --json (the result as JSON, nothing else), --quiet, --verbose, --debug (tracebacks), --help.
+Tab completes verbs and options: source <(counterflow --print_completion bash), or zsh.
 Exit code: 0 done, 2 something to mend in the input, 1 our fault (of replay: another result).
 """
 
@@ -66,8 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             from counterflow import __version__
 
             print(__version__, flush=True)
+        elif words[0] == "--print_completion":
+            from counterflow.cli.completion import script
+
+            print(script(words[1:]), end="", flush=True)
         else:
-            with _warnings_as_lines("--quiet" in words):
+            with _warnings_as_lines("--quiet" in words), _bars(not {"--quiet", "--json"} & {*words}):
                 _run(words)
     except CounterflowError as error:
         return _fail(f"error: {error}", 2, debug)
@@ -91,6 +96,13 @@ def _run(words: list[str]) -> None:
     if words[0] not in VERBS:
         raise ConfigError(f"counterflow has no verb {words[0]!r}: {near(words[0], VERBS)}")
     importlib.import_module(f"counterflow.cli.{words[0]}").run(words[1:])
+
+
+def _bars(wanted: bool) -> AbstractContextManager[None]:
+    """Bars with the time left, or none."""
+    from counterflow.data.progress import without_bars
+
+    return nullcontext() if wanted else without_bars()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,8 +60,8 @@ def run(argv: Sequence[str]) -> None:
         model = CounterFlow.load(options.run)
     adata = only_kept(read_or_open(options.file or _data_of(folder), model.setup, None, terminal), model.setup)
     _restore_split(model, adata, folder)
-    with terminal.working("scoring"):
-        table = score(model, adata, subset=options.subset, seed=options.seed, metrics=None)
+    with terminal.working("scoring") as watch:
+        table = score(model, adata, subset=options.subset, seed=options.seed, metrics=None, progress=watch)
     table.save(options.out)
     write_report(table, Path(options.out) / "report.html", title=f"{row_name(model)} on held-out conditions")
     exported = {}
@@ -113,13 +113,21 @@ def row_name(model: CounterFlow) -> str:
     return f"{model.config['backbone']}/{model.config['space']}"
 
 
-def score(model: CounterFlow, adata: AnnData, *, subset: str, seed: int, metrics: Sequence[str] | None = SHOWN) -> Table:
-    """The table of one model; `metrics` None takes all of the headline ones."""
+def score(
+    model: CounterFlow,
+    adata: AnnData,
+    *,
+    subset: str,
+    seed: int,
+    metrics: Sequence[str] | None = SHOWN,
+    progress: Callable[[str], None] | None = None,
+) -> Table:
+    """The table of one model; `metrics` None takes all of the headline ones. `progress` is called with a line for each condition."""
     from counterflow.compare import WithMean
     from counterflow.evaluate.evaluate import evaluate
 
     chosen: dict[str, Any] = {} if metrics is None else {"metrics": metrics}
-    return evaluate({row_name(model): WithMean(model)}, adata, subset=subset, seed=seed, **chosen)
+    return evaluate({row_name(model): WithMean(model)}, adata, subset=subset, seed=seed, progress=progress, **chosen)
 
 
 def print_scores(table: Table, terminal: Terminal) -> None:

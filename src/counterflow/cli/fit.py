@@ -22,12 +22,14 @@ from counterflow.cli import Stopped
 from counterflow.cli.feed import read_or_open
 from counterflow.cli.parser import VerbParser
 from counterflow.cli.screen import add_screen_options, data_path, declare_and_split, only_kept, setup_from
-from counterflow.cli.terminal import Terminal, describe_trust
+from counterflow.cli.terminal import Terminal
 from counterflow.data.labels import texts
 from counterflow.devices import is_first, share_of
+from counterflow.effects.kinds import describe_trust
 from counterflow.effects.on_target import in_words
 from counterflow.errors import ConfigError, CounterflowWarning, ProcessError, near
 from counterflow.footprint import check_memory
+from counterflow.loggers import check_logger
 from counterflow.replay import Sample
 from counterflow.run import RunDirectory, fingerprint, versions
 
@@ -168,6 +170,7 @@ def _checked_trainer(options: Namespace) -> Any:
 
     from counterflow import training
 
+    check_logger(options.train.logger, options.out)
     given = options.train.trainer_kwargs or {}
     known = [*inspect.signature(Trainer).parameters, *inspect.signature(training.fit).parameters]
     for name in given:
@@ -311,8 +314,8 @@ def _scores(model: CounterFlow, adata: AnnData, options: Namespace, terminal: Te
     """Print how well the held-out conditions are predicted, beside the simple rules."""
     from counterflow.cli.evaluate import print_scores, score
 
-    with terminal.working("scoring on held-out conditions"):
-        table = score(model, adata, subset="test", seed=options.seed)
+    with terminal.working("scoring on held-out conditions") as watch:
+        table = score(model, adata, subset="test", seed=options.seed, progress=watch)
     terminal.say()
     print_scores(table, terminal)
     return table

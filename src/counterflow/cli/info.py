@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from counterflow.cli.parser import VerbParser
-from counterflow.cli.terminal import describe_trust, named_kind
 from counterflow.data.ledger import STAGES
+from counterflow.effects.kinds import describe_trust, named_kind
 from counterflow.effects.on_target import OnTarget, in_words
 from counterflow.errors import CheckpointError
 

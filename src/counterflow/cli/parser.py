@@ -30,21 +30,23 @@ class VerbParser:
         text = f"{about}\n\nexample:\n{example}"
         self.verb = verb
         self.types: dict[str, Any] = {}
-        self._flags: set[str] = set()
+        self.flags: set[str] = set()  # options without a value
         self.parser = ArgumentParser(
             prog=f"counterflow {verb}", usage=f"counterflow {verb} {usage}", description=text, exit_on_error=False, allow_abbrev=False,
             formatter_class=_help_formatter(),
         )  # fmt: skip
+        self._into: Any = self.parser.add_argument_group("of every verb")
         self.flag("json", "print the result as JSON, and nothing else")
         self.flag("quiet", "print nothing but errors")
         self.flag("verbose", "print more")
         self.flag("debug", "print the traceback of an error")
+        self._into = self.parser
 
     def flag(self, name: str, about: str) -> None:
         """An option without a value."""
-        self._flags.add(name)
+        self.flags.add(name)
         self.types[name] = bool
-        self.parser.add_argument(f"--{name}", action="store_true", help=about)
+        self._into.add_argument(f"--{name}", action="store_true", help=about)
 
     def positional(self, name: str, about: str, *, optional: bool = False) -> None:
         """An argument without a name."""
@@ -55,7 +57,7 @@ class VerbParser:
         """One named option."""
         self.types[name] = list if repeat else kind
         extra: dict[str, Any] = {"action": "append"} if repeat else {}
-        self.parser.add_argument(f"--{name}", type=kind, default=default, help=about, **extra)
+        self._into.add_argument(f"--{name}", type=kind, default=default, help=about, **extra)
 
     def config_file(self) -> None:
         """`--config FILE`; flags override what it says."""
@@ -64,15 +66,18 @@ class VerbParser:
 
     def call(self, section: str, function: Callable, *, skip: Collection[str] = ()) -> None:
         """Every argument of `function`, as `--section.name` (or `--name` for the empty section)."""
-        about = argument_help(function)
+        about, said = argument_help(function), dict[str, str]()
+        self._into = self.parser.add_argument_group(f"{section}: the arguments of {called(function)}") if section else self.parser
         for name, parameter in inspect.signature(function).parameters.items():
             if name in ("self", "adata", "conditions", *skip) or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 continue
             required = parameter.default is parameter.empty
             default = None if required else parameter.default
             kind = shell_type(_hints(function).get(name, Any), optional=default is None)
-            text = about.get(name, "") + (" (required)" if required else "")
-            self.option(f"{section}.{name}" if section else name, kind, _plain(default), text.strip())
+            option, text = f"{section}.{name}" if section else name, about.get(name, "")
+            text = f"see --{first}" if text and (first := said.setdefault(text, option)) != option else text
+            self.option(option, kind, _plain(default), (text + (" (required)" if required else "")).strip())
+        self._into = self.parser
 
     def parse(self, argv: Sequence[str]) -> tuple[Namespace, Terminal]:
         """The options, or ConfigError naming what is wrong with them."""
@@ -113,7 +118,7 @@ class VerbParser:
 
     def _check_config(self, path: str) -> None:
         for name in config_names(path):
-            if self._known(name) and name not in ("config", "print_config", *self._flags):
+            if self._known(name) and name not in ("config", "print_config", *self.flags):
                 continue
             if any(known.startswith(f"{name}.") for known in self.types):
                 raise ConfigError(f"{path}: {name!r} is a section and holds options, as in {name}: {{...}}")
@@ -222,6 +227,11 @@ def argument_help(function: Callable) -> dict[str, str]:
         line = " ".join((entry.description or "").replace("``", "").replace("`", "").split())
         found.update({name.strip(): line for name in entry.arg_name.split(",")})
     return found
+
+
+def called(function: Callable) -> str:
+    """`CounterFlow.train`; a constructor by its class."""
+    return function.__qualname__.removesuffix(".__init__")
 
 
 def _class_of(method: Callable) -> Any:

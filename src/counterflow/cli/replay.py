@@ -107,6 +107,7 @@ def _same_options(folder: RunDirectory, facts: dict[str, Any], options: Namespac
     if folder.split.is_file():
         same.split, same.held_out = str(folder.split), None
     same.train.devices, same.train.num_nodes, same.train.strategy = 1, 1, "auto"  # the same result, but for the last digits
+    same.train.logger = "csv"  # nobody looks at the curves of a replay
     if same.train.max_seconds is not None:
         if not isinstance(facts.get("steps"), int):
             raise ConfigError(f"{folder.facts} does not say how many steps the run took in its {same.train.max_seconds:g} s")

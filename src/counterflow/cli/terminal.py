@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 WIDE = 400  # columns
@@ -65,33 +68,28 @@ class Terminal:
             print(json.dumps(values, indent=1, default=str, ensure_ascii=False))
 
     @contextmanager
-    def working(self, text: str) -> Iterator[None]:
-        """A spinner beside `text` while something long runs."""
+    def working(self, text: str) -> Iterator[Callable[[str], None]]:
+        """A spinner beside `text` while something long runs. What it hands out replaces the text; after "3 of 12" follows the time left."""
         if not self.progress:
-            yield
+            yield lambda line: None
             return
-        with self.console.status(text):
-            yield
+        with self.console.status(text) as status:
+            yield Countdown(lambda line: status.update(escape(line)))
 
 
-def named_kind(kind: str) -> str:
-    """A kind of generalisation in words."""
-    return {"seen": "measured conditions", "unknown": "an unmeasured perturbation", "feature": "one known by its features"}.get(
-        kind, f"a new {kind}"
-    )
+class Countdown:
+    """Lines such as "scoring 3 of 12: KLF1", handed on with the time that the rest will take if it goes on like this."""
 
+    def __init__(self, show: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self.show, self.clock, self.begun = show, clock, clock()
 
-def describe_trust(trust: Mapping[str, Sequence[float]], anchor: str) -> str:
-    """How far the flow is trusted for the mean and for how cells differ, in words; learnt on left-out training conditions."""
-    if anchor != "additive":
-        return "no rule: the flow carries the whole effect"
-    if not trust:
-        return "too few conditions to learn how far the flow holds: means follow the rule"
-    chosen_on = {
-        kind: ("" if kind == "seen" else "left-out ") + ("condition" if n == 1 else "conditions") for kind, (_, _, n) in trust.items()
-    }
-    learnt = "; ".join(
-        f"{named_kind(kind)}: mean {mean:.0%} flow, {spread:.0%} of its spread (chosen on {n} {chosen_on[kind]})"
-        for kind, (mean, spread, n) in trust.items()
-    )
-    return f"0 % is the rule; {learnt}"
+    def __call__(self, line: str) -> None:
+        """Show the line."""
+        count = re.search(r"(\d+) of (\d+)", line)
+        if count is None or int(count[1]) < 2:  # what comes before the first one is done is no measure
+            self.begun = self.clock()
+            self.show(line)
+            return
+        done, of = int(count[1]) - 1, int(count[2])
+        left = (self.clock() - self.begun) / done * (of - done)
+        self.show(f"{line}, about {f'{left:.0f} s' if left < 90 else f'{left / 60:.0f} min'} left")

@@ -24,6 +24,7 @@ STAGES = {
     "backbone": "the handed-in network",
     "space": "the space (PCA, VAE, scaler)",
     "order": "the order of the state features",
+    "courses": "mean effects over time or dose",
     "rule": "the additive rule",
     "weights": "training of the flow",
     "recipe": "how far the flow is trusted beyond the rule",

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
+_WANTED = ContextVar("bars are wanted", default=True)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No bars meanwhile, whoever watches."""
+    before = _WANTED.set(False)
+    try:
+        yield
+    finally:
+        _WANTED.reset(before)
 
 
 def tracked(items: Iterable[T], text: str, sizes: Sequence[int], done: int = 0) -> Iterator[T]:
@@ -14,7 +27,7 @@ def tracked(items: Iterable[T], text: str, sizes: Sequence[int], done: int = 0) 
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if not (console.is_terminal or console.is_jupyter):
+    if not _WANTED.get() or not (console.is_terminal or console.is_jupyter):
         yield from items
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())

@@ -199,8 +199,10 @@ def _control_problems(adata: AnnData, setup: Setup, *, contexts_readable: bool) 
     if not control.any():
         counts = labels.value_counts()
         there = ", ".join(f"{name!r} ({count})" for name, count in counts.iloc[:5].items())
+        more = f", and {len(counts) - 5} more" if len(counts) > 5 else ""
         hint = near(setup.control, counts.index)
-        return [f"no cell of adata.obs[{setup.perturbation_key!r}] is the control {setup.control!r}: {hint} The labels are {there}"]
+        meant = f"{hint} The" if hint.startswith("did you mean") else "the"
+        return [f"no cell of adata.obs[{setup.perturbation_key!r}] is the control {setup.control!r}: {meant} labels are {there}{more}"]
     if control.all():
         return [f"every cell of adata.obs[{setup.perturbation_key!r}] is the control {setup.control!r}: there is no perturbation to learn"]
     nameless = [label for label in labels[control].unique() if setup.control.strip() not in label]

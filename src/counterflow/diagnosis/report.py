@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from counterflow.data.schema import Setup
+from counterflow.shown import card, code, facts, listed, paragraph
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,22 @@ class Diagnosis:
         """Plain JSON types."""
         values = asdict(self) | {"setup": None if self.setup is None else _given(self.setup)}
         return values | ({"python": self.python, "yaml": self.yaml} if self.setup else {})
+
+    def _repr_html_(self) -> str:
+        known = {"matrix": self.matrix} | {role: ", ".join(found[:4]) for role, found in self.columns.items() if found}
+        if self.labeling != "plain":
+            known["labelled like"] = self.labeling
+        known |= {"control": ", ".join(f"{name!r} ({n:,} cells)" for name, n in list(self.controls.items())[:3]) or "none recognised"}
+        if self.labels:
+            first = ", ".join(list(self.labels)[:5]) + (", ..." if len(self.labels) > 5 else "")
+            known["conditions"] = f"{len(self.labels):,}, {self.combinations:,} of them combinations: {first}"
+        known |= {"a fit needs": self.needs} if self.needs else {}
+        parts = [facts(known), listed("wrong", self.problems), listed("to know", self.notes)]
+        if self.setup is None:
+            parts.append(paragraph("No declaration can be proposed: name the perturbation column and the control label yourself."))
+        else:
+            parts += [code("declare it", self.python), code("or in a file for counterflow fit --config", self.yaml, folded=True)]
+        return card(f"{self.path}: {self.n_cells:,} cells x {self.n_genes:,} genes", *parts)
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.n_cells:,} cells x {self.n_genes:,} genes", "", f"  matrix        {self.matrix}"]

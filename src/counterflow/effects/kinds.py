@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from counterflow.types import ConditionSpec
 
 KINDS = ("seen", "combination", "part", "level", "feature", "context", "unknown")
@@ -20,3 +22,26 @@ def kind_of(spec: ConditionSpec, measured: frozenset[ConditionSpec]) -> str:
     if set(spec.parts) <= alone:
         return "combination" if len(spec.parts) > 1 else "level"
     return "part" if set(spec.parts) <= inside else "feature"
+
+
+def named_kind(kind: str) -> str:
+    """A kind of generalisation in words."""
+    return {"seen": "measured conditions", "unknown": "an unmeasured perturbation", "feature": "one known by its features"}.get(
+        kind, f"a new {kind}"
+    )
+
+
+def describe_trust(trust: Mapping[str, Sequence[float]], anchor: str) -> str:
+    """How far the flow is trusted for the mean and for how cells differ, in words; learnt on left-out training conditions."""
+    if anchor != "additive":
+        return "no rule: the flow carries the whole effect"
+    if not trust:
+        return "too few conditions to learn how far the flow holds: means follow the rule"
+    chosen_on = {
+        kind: ("" if kind == "seen" else "left-out ") + ("condition" if n == 1 else "conditions") for kind, (_, _, n) in trust.items()
+    }
+    learnt = "; ".join(
+        f"{named_kind(kind)}: mean {mean:.0%} flow, {spread:.0%} of its spread (chosen on {n} {chosen_on[kind]})"
+        for kind, (mean, spread, n) in trust.items()
+    )
+    return f"0 % is the rule; {learnt}"

@@ -14,6 +14,7 @@ import pandas as pd
 
 from counterflow.errors import ConfigError, near
 from counterflow.evaluate.examples import Examples
+from counterflow.evaluate.glance import glance
 from counterflow.evaluate.metrics import METRICS
 from counterflow.evaluate.scoring import CEILING
 
@@ -55,6 +56,13 @@ class Table:
     examples: Examples = field(default_factory=Examples)
     learning_curve: pd.DataFrame = field(default_factory=pd.DataFrame)
     coverage: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def __repr__(self) -> str:
+        scored = ", ".join([*self.models, *self.baselines])
+        return f"Table({len(self.rows):,} scores of {scored} by {', '.join(self.metrics)}; see summary(), verdict(name), save(directory))"
+
+    def _repr_html_(self) -> str:
+        return glance(self)
 
     @property
     def metrics(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Selective state-space mixers, in the Mamba-2 (SSD) form where each head has one scalar decay (arXiv 2405.21060).
 
-Glossary (as in the paper; the two letters that mean something else in the rest of the project are marked *)::
+Glossary (as in the paper; letters that mean something else in the rest of the project have a star)::
 
     b   cells                        n  tokens, l in the paper         h  heads
     p   channels per head            e  state size, N in the paper     q  tokens per chunk

@@ -65,7 +65,7 @@ def de_jaccard(predicted_de: Differential, real_de: Differential) -> float:
 def des(predicted_de: Differential, real_de: Differential) -> float:
     """Share of the real calls among as many of the strongest predicted calls (Virtual Cell Challenge); nan without real calls.
 
-    Strongest means largest |log fold change|, so that calling everything gains nothing.
+    Strongest means largest absolute log fold change, so that calling everything gains nothing.
     """
     predicted, real = predicted_de.called(), real_de.called()
     if not real.any():
@@ -90,7 +90,7 @@ def de_lfc_nmae(predicted_de: Differential, real_de: Differential) -> float:
 
 
 def de_auprc(predicted_de: Differential, real_de: Differential) -> float:
-    """Average precision of finding the really called genes by predicted p value (by |z|, which does not underflow)."""
+    """Average precision of finding the really called genes by predicted p value (by ``|z|``, which does not underflow)."""
     from sklearn.metrics import average_precision_score
 
     real = _enough_calls(real_de)

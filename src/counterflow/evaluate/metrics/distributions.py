@@ -23,13 +23,13 @@ def equal_size(predicted: NDArray, real: NDArray, generator: np.random.Generator
 
 
 def energy(predicted_pcs: NDArray, real_pcs: NDArray, *, squared: bool = False) -> float:
-    """Energy distance 2 E|X-Y| - E|X-X'| - E|Y-Y'|, unbiased, so it can be slightly negative.
+    """Energy distance ``2 E|X-Y| - E|X-X'| - E|Y-Y'|``, unbiased, so it can be slightly negative.
 
     Parameters
     ----------
     squared
         Reproduces the "E-distance" of some published code: squared Euclidean cost and averages over all pairs, the cells with
-        themselves included. That is exactly 2 |mean difference|² and sees nothing of the spread: only for comparison.
+        themselves included. That is exactly ``2 |mean difference|²`` and sees nothing of the spread: only for comparison.
     """
     if min(len(predicted_pcs), len(real_pcs)) < 2:
         return float("nan")

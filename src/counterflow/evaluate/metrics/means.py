@@ -67,9 +67,9 @@ def l2_top1000(predicted_mean: NDArray, real_mean: NDArray, control_mean: NDArra
 
 
 def wmse(predicted_mean: NDArray, real_mean: NDArray, abs_t: NDArray) -> float:
-    """Squared error weighted by how much genes really change: min-max of |t|, squared, sum 1. Unkind to the mean baseline.
+    """Squared error weighted by how much genes really change: min-max of ``|t|``, squared, sum 1. Unkind to the mean baseline.
 
-    nan where no gene differs from another in |t|.
+    nan where no gene differs from another in ``|t|``.
     """
     spread = np.ptp(abs_t)
     if not spread > 0:
