@@ -51,6 +51,14 @@ def test_an_answer_is_computed_once(explorer, model, names, monkeypatch):
     assert explorer.effect(question(names[:1])) is first
 
 
+def test_warming_up_asks_in_every_context_and_makes_ready_for_rankings(model, screen, monkeypatch):
+    asked, prepared = [], []
+    monkeypatch.setattr(Explorer, "effect", lambda self, question: asked.append(question.levels))
+    monkeypatch.setattr(type(model), "prepare_ranking", lambda self: prepared.append(self))
+    Explorer(model, screen).warm_up()
+    assert sorted(asked) == [(("cell_type", "type0"),), (("cell_type", "type1"),)] and prepared == [model]
+
+
 def test_cells_come_as_a_file(explorer, names, tmp_path):
     (tmp_path / "cells.h5ad").write_bytes(explorer.h5ad(question(names[:1])))
     cells = anndata.read_h5ad(tmp_path / "cells.h5ad")

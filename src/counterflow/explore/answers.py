@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 KEPT = 32  # answers
 SHOWN = 300  # cells of each kind on the embedding
+MOST_WARMED = 16  # contexts
 MOST_READ = 5_000  # measured cells of each kind that an effect is taken from
 Answer = TypeVar("Answer")
 
@@ -99,11 +100,12 @@ class Explorer:
             return self._remembered(question, lambda: self._rank(question))
 
     def warm_up(self) -> None:
-        """Ask something, so that the first answer somebody waits for takes no longer than the others."""
+        """Ask something in every context, so that the answers somebody waits for take less; then make ready for rankings."""
         spec = min(spec for spec in self.model.vocabulary.conditions if spec.parts)
         dose, time = (spec.doses[0] if self.choices.doses else None), (spec.time if self.choices.times else None)
-        levels = tuple((key, str(self.obs[key].iloc[0])) for key in self.choices.matched)
-        self.effect(EffectQuestion(spec.parts, dose, time, levels, 0.9, 1))
+        matched = list(self.choices.matched)
+        for row in self.obs[matched].astype(str).drop_duplicates().to_numpy()[:MOST_WARMED]:
+            self.effect(EffectQuestion(spec.parts, dose, time, tuple(zip(matched, row, strict=True)), 0.9, 1))
         with suppress(CounterflowError), self._ranking:  # a model that cannot rank says so to who asks
             self.model.prepare_ranking()
 
