@@ -107,8 +107,8 @@ def main() -> None:
         "`python benchmarks/explore.py`: default models, one thread, from the request to the last byte of the page; every question is a\n"
         "new one, but for the last kind. Warming up begins with the server, in the background: one effect in every context, then the\n"
         "left-out conditions of rankings; effects do not wait for these, a ranking does. Kang has one perturbation: nothing can be\n"
-        "ranked, and warming up has met it in every context (before, its effects took 1.64 processor seconds, 2.49 at most). Processor seconds\n"
-        "are what an idle machine takes; the clock is that of two cores that others used as well.\n\n"
+        "ranked, and warming up has met it in every context (before, its effects took 1.64 processor seconds, 2.49 at most). Processor\n"
+        "seconds are what an idle machine takes; the clock is that of two cores that others used as well.\n\n"
         f"{head}\n" + "\n".join(rows) + "\n"
     )
     RESULTS.write_text(text, encoding="utf-8")
