@@ -70,23 +70,29 @@ def test_cell_eval_scores_predictions_as_they_are(cells, adata):
 
 
 def test_cellxgene_takes_them_with_an_embedding_of_the_model(cells, model, tmp_path):
-    cells.obsm["X_counterflow"] = model.get_latent_representation(_counts(cells))
+    cells.obsm["X_counterflow"] = model.get_latent_representation(cells, layer="counts")
     read = anndata.read_h5ad(cf.to_cellxgene(cells, tmp_path / "cells.h5ad"))
     assert read.obsm["X_counterflow"].shape == (cells.n_obs, 4)
     assert {"perturbation", "support", "source_cell"} <= set(read.obs)
-
-
-def _counts(cells):
-    """The layer with counts, as the model was declared."""
-    counts = cells.copy()
-    counts.X = counts.layers["counts"]
-    return counts
 
 
 def test_a_latent_representation_is_one_row_per_cell(model, adata):
     states = model.get_latent_representation()
     assert states.shape == (adata.n_obs, 4) and np.isfinite(states).all()
     np.testing.assert_allclose(model.get_latent_representation(adata[10:20].copy()), states[10:20], atol=1e-6)
+
+
+def test_predicted_cells_lie_where_they_were_sent(model, adata, cells):
+    """Not where their log1p values would lie, which are refused."""
+    here = cells[cells.obs["perturbation"] == cells.obs["perturbation"].iloc[0]]
+    states = model.get_latent_representation(here, layer="counts")
+    counts = here.copy()
+    counts.X = counts.layers["counts"]
+    np.testing.assert_array_equal(states, model.get_latent_representation(counts))
+    with pytest.raises(cf.DataError):
+        model.get_latent_representation(here)
+    with pytest.raises(cf.DataError, match="layer='count' is not in adata.layers"):
+        model.get_latent_representation(here, layer="count")
 
 
 def test_perturbations_are_embedded_by_name(model, tiny_screen):

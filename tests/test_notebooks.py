@@ -1,6 +1,7 @@
 """Each notebook runs from start to end, and the one that is committed with outputs is the one that the script says."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import nbformat
@@ -55,13 +56,56 @@ def test_the_quickstart_runs(notebooks, in_tree, monkeypatch):
     assert "held-out pairs" in "".join(output.text for output in outputs(done, "stream"))
 
 
-def test_the_image_transformer_runs(notebooks, in_tree, monkeypatch):
-    """With a training too short to be any good."""
-    monkeypatch.setenv("IMAGE_STEPS", "5")
-    done = notebooks.execute(notebooks.read(NOTEBOOKS / "08_image_dit.py"), timeout=300)
-    pictures = [output for output in outputs(done, "display_data") if "image/png" in output.data]
-    assert len(pictures) == 4
-    assert "20 steps, guidance 2" in "".join(output.text for output in outputs(done, "stream"))
+SHORT = {
+    "01_quickstart": {"QUICKSTART_STEPS": "5"},
+    "02_rectified_flow": {"FLOW_STEPS": "5"},
+    "03_compare_backbones": {"COMPARE_STEPS": "2"},
+    "04_latent_flow": {"SCVI_EPOCHS": "1", "LATENT_STEPS": "2"},
+    "05_unseen_perturbations": {"UNSEEN_STEPS": "2"},
+    "06_dose_and_time": {"DYNAMICS_STEPS": "5"},
+    "07_own_backbone": {"OWN_STEPS": "2"},
+    "08_image_dit": {"IMAGE_STEPS": "5"},
+    "09_differential_expression": {"DE_STEPS": "2"},
+}
+"""What makes a notebook short: trainings that are no good."""
+
+HONEST = {
+    "02_rectified_flow": r"default model  [\d.]+; (not )?better than the rule",
+    "03_compare_backbones": r"mlp/pca: [A-Z ]+[:(]",
+    "04_latent_flow": r"is the better space; (better|worse) than the best rule",
+    "05_unseen_perturbations": r"error [\d.]+% (lower|higher) than that of the best rule",
+    "07_own_backbone": r"mylab:Gated/pca: (better|worse) than the best rule",
+    "09_differential_expression": r"counterflow is (ahead of|behind) the additive rule",
+}
+"""What a notebook says of the model and the best simple rule, whatever came out."""
+
+
+def text(notebook):
+    return "".join(output.text for output in outputs(notebook, "stream"))
+
+
+@by_name
+def test_the_committed_notebook_says_whether_the_model_wins(script):
+    said = text(nbformat.read(script.with_suffix(".ipynb"), as_version=4))
+    assert re.search(HONEST.get(script.stem, ""), said)
+
+
+@by_name
+def test_the_committed_notebook_names_no_place_on_a_machine(script):
+    content = script.with_suffix(".ipynb").read_text(encoding="utf-8")
+    assert not re.search(r"/(home|root|Users|tmp|work|mnt)/", content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script.stem in SHORT], ids=lambda script: script.stem)
+def test_a_notebook_runs_with_little_training(script, notebooks, in_tree, monkeypatch):
+    """As many pictures as the committed one has, and the same verdict in other numbers."""
+    for name, value in SHORT[script.stem].items():
+        monkeypatch.setenv(name, value)
+    done, committed = notebooks.execute(notebooks.read(script), timeout=300), nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+    pictures = [sum("image/png" in output.data for output in outputs(one, "display_data")) for one in (done, committed)]
+    assert pictures[0] == pictures[1] > 0
+    assert re.search(HONEST.get(script.stem, ""), text(done))
 
 
 @pytest.mark.slow

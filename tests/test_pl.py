@@ -213,3 +213,64 @@ def test_trajectories_lead_from_the_control_cells_to_the_predicted_ones(declared
     assert np.abs(ends[0] - ends[1]).max() > 0.1
     with pytest.raises(DataError, match="neither seen"):
         pl.trajectories(model, "nobody")
+
+
+class OfPairs:
+    """Effects of six perturbations and their pairs, without a fit."""
+
+    setup = SimpleNamespace(delimiter="+")
+
+    def predict_effect(self, names, interval):
+        rng = np.random.default_rng(0)
+        return pd.DataFrame([{"condition": n, "gene": g, "effect": rng.normal() + 2} for n in names for g in "WXYZ"])
+
+
+DRAW = {
+    "embedding": lambda groups, table, ax: pl.embedding(*groups, ax=ax, title="a title that is much longer than the axes are wide, A+B"),
+    "top_genes": lambda groups, table, ax: pl.top_genes(*groups, ax=ax),
+    "effect": lambda groups, table, ax: pl.effect(np.linspace(-1, 1, 12), np.linspace(-1, 1, 12), genes=list("ABCDEFGHIJKL"), ax=ax),
+    "interactions": lambda groups, table, ax: pl.interactions(OfPairs(), [f"GENE{i}" for i in range(6)], ax=ax),
+    "scaling": lambda groups, table, ax: pl.scaling(
+        pd.DataFrame({"genes": [500, 1000, 2000, 4000], "s": [1, 2, 4, 9]}), "genes", "s", ax=ax
+    ),
+    "scores": lambda groups, table, ax: pl.scores(table, ax=ax),
+    "conditions": lambda groups, table, ax: pl.conditions(table, ax=ax),
+    "learning_curve": lambda groups, table, ax: pl.learning_curve(table, ax=ax),
+}
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_everything_that_is_written_fits_a_column_of_a_paper(groups, table, name):
+    """At 3.5 inches: within the figure, and no text on top of another."""
+    for group in groups:
+        group.var_names = [f"LONGNAME{i}" for i in range(12)]
+    figure, ax = plt.subplots(figsize=(3.5, 3), layout="constrained")
+    DRAW[name](groups, table, ax)
+    figure.canvas.draw()
+    ticks = [label for axis in (ax.xaxis, ax.yaxis) for label in shown(axis)]
+    key = ax.get_legend()
+    outside = [ax.title, ax.xaxis.label, ax.yaxis.label, *([key] if key is not None and key.get_window_extent().y1 < ax.bbox.y0 else [])]
+    boxes = {artist: artist.get_window_extent() for artist in [*outside, *ticks] if not hasattr(artist, "get_text") or artist.get_text()}
+    for artist, box in boxes.items():
+        assert figure.bbox.x0 - 1 <= box.x0 and box.x1 <= figure.bbox.x1 + 1, f"{artist} runs out of the figure"
+        assert figure.bbox.y0 - 1 <= box.y0 and box.y1 <= figure.bbox.y1 + 1, f"{artist} runs out of the figure"
+    for i, artist in enumerate(outside):
+        beside = [tick for tick in ticks if tick.get_rotation() == 0 or artist is not ax.yaxis.label]  # a corner of their box is empty
+        for other in [*outside[i + 1 :], *beside]:
+            assert artist not in boxes or other not in boxes or not overlap(boxes[artist], boxes[other]), f"{artist} covers {other}"
+    level = [label for label in ticks if label.get_rotation() == 0]
+    for one, other in zip(level, level[1:], strict=False):
+        assert not overlap(boxes[one], boxes[other]), f"{one} covers {other}"
+    plt.close(figure)
+
+
+def shown(axis):
+    """Labels of the ticks that are drawn."""
+    lo, hi = sorted(axis.get_view_interval())
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    return [tick.label1 for tick in ticks if lo - 1e-9 <= tick.get_loc() <= hi + 1e-9 and tick.label1.get_text()]
+
+
+def overlap(a, b):
+    """By more than a point each way."""
+    return min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,18 +23,23 @@ if TYPE_CHECKING:
 class EmbeddingAnswers(CellAnswers):
     """Questions about representations."""
 
-    def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray:
-        """States of cells (n x S) in the space of the flow; ``None``: the training AnnData.
+    def get_latent_representation(self, adata: AnnData | None = None, *, layer: str | None = None) -> np.ndarray:
+        """States of cells (n x S) in the space of the flow, e.g. for ``adata.obsm["X_counterflow"]``.
 
-        Of cells that the model predicted, too, where it was declared on raw counts in X: their ``X`` is log1p, so give a copy whose ``X``
-        is ``layers["counts"]``.
+        Parameters
+        ----------
+        adata
+            Any cells, perturbed or not, measured or predicted. ``None``: the training AnnData.
+        layer
+            Where their raw counts are, if not where `setup_anndata` said: ``"counts"`` for cells that a model predicted.
         """
         self._check_trained()
         if adata is None and self.adata is None:
             raise ConfigError("this model was loaded without data: give adata")
         if adata is None:
             return encoded(self.space, self._screen)
-        return encoded(self.space, read_cells(adata, self.setup, self.genes, controls_only=False)[0])
+        setup = self.setup if layer is None else replace(self.setup, layer=layer, matrix_state="counts")
+        return encoded(self.space, read_cells(adata, setup, self.genes, controls_only=False)[0])
 
     @torch.no_grad()
     def get_perturbation_embedding(self, perturbations: Sequence[str] | None = None) -> pd.DataFrame:
@@ -61,5 +67,5 @@ class EmbeddingAnswers(CellAnswers):
             raise DataError(f"{name!r} was neither seen in training nor has features: {near(name, self.vocabulary.entities)}")
         specs = [ConditionSpec((name,), (1.0,), 0.0) for name in names]
         ids = self.vocabulary.ids(specs, {key: [""] * len(specs) for key in self.vocabulary.covariates})
-        tokens = self.module.encoder(ids).tokens[:, 1]
+        tokens = self.module.encoder(ids).tokens[:, -1]  # before it the context, and the course where there is one
         return pd.DataFrame(tokens.numpy(), index=pd.Index(names, name=self.setup.perturbation_key))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,12 +25,36 @@ def begin(ax: Axes | None) -> Axes:
     return ax
 
 
-def legend_below(ax: Axes, columns: int) -> None:
-    """The legend under the axes, where no cell can hide behind it."""
-    size = 9 if ax.get_window_extent().width / ax.figure.dpi > 3.2 else 7
+def entitle(ax: Axes, text: str) -> None:
+    """A title in as many lines as the width of the axes asks for."""
+    size = 10 if inches(ax) > 3.4 else 9
+    characters = max(12, int(inches(ax) * 72 / (0.52 * size)))
+    ax.set_title("\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, characters)), fontsize=size)
+
+
+def legend_below(ax: Axes, columns: int, room: float = 34) -> None:
+    """The legend under the axes, where no cell can hide behind it; `room`: points for tick labels and the label of the axis."""
+    size = 9 if inches(ax) > 3.4 else 7
     ax.legend(
-        frameon=False, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=size, handletextpad=0.2, columnspacing=1.0
-    )
+        frameon=False, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=room / size, fontsize=size,
+        handletextpad=0.2, columnspacing=1.0, markerscale=1.3,
+    )  # fmt: skip
+
+
+def slanted(ax: Axes, words: Sequence[str]) -> float:
+    """Turn the names under the axes where they are too long to stand side by side; the points that they take."""
+    longest = 6.2 * max(map(len, words), default=0)  # points, at the usual size
+    if longest < 72 * inches(ax) / max(1, len(words)) - 4:
+        return 20
+    for label in ax.get_xticklabels():
+        label.set(rotation=45, ha="right", rotation_mode="anchor")
+    return 16 + 0.78 * longest
+
+
+def inches(ax: Axes) -> float:
+    """Width of the axes."""
+    figure: Any = ax.get_figure(root=True)
+    return ax.get_position().width * figure.get_figwidth()
 
 
 def finish(ax: Axes, show: bool, save: str | os.PathLike[str] | None) -> Axes:

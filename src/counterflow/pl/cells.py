@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from counterflow.errors import DataError, near
-from counterflow.pl.axes import COLOURS, MARKERS, begin, finish
+from counterflow.pl.axes import COLOURS, MARKERS, begin, entitle, finish, legend_below, slanted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,10 +47,12 @@ def embedding(
         ax.scatter(
             x, y, s=14, marker=MARKERS[name], c=COLOURS[name], alpha=0.55, linewidths=0, label=f"{name} ({len(x)})", zorder=1 + layer
         )
-        ax.scatter(x.mean(), y.mean(), s=110, marker=MARKERS[name], c=COLOURS[name], edgecolors="black", linewidths=1.2, zorder=5)
+        mean: dict[str, Any] = {"marker": MARKERS[name], "c": COLOURS[name], "edgecolors": "black", "linewidths": 1.2}
+        ax.scatter(x.mean(), y.mean(), s=60 if name == "predicted" else 110, zorder=6 if name == "predicted" else 5, **mean)
     share = 100 * pca.explained_variance_ratio_
-    ax.set(xlabel=f"PC1 ({share[0]:.0f} %)", ylabel=f"PC2 ({share[1]:.0f} %)", title=title or "cells, and their means (outlined)")
-    ax.legend(frameon=False, markerscale=1.6, handletextpad=0.2)
+    ax.set(xlabel=f"PC1 ({share[0]:.0f} %)", ylabel=f"PC2 ({share[1]:.0f} %)")
+    entitle(ax, title or "cells, and their means (outlined)")
+    legend_below(ax, 3)
     return finish(ax, show, save)
 
 
@@ -88,8 +90,9 @@ def top_genes(
         style: dict[str, Any] = {"marker": MARKERS[name], "c": COLOURS[name], "edgecolors": "black", "linewidths": 0.8}
         ax.scatter(at, expression[:, chosen].mean(0), s=26, label=name, zorder=3, **style)
     ax.set_xticks(np.arange(len(chosen)), [names[i] for i in chosen])
-    ax.set(ylabel="log1p of counts per 10,000", title=title or "genes that change most (points: means)", ylim=(0, None))
-    ax.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    ax.set(ylabel="log1p of counts per 10,000", ylim=(0, None))
+    entitle(ax, title or "genes that change most (points: means)")
+    legend_below(ax, 3, slanted(ax, [names[i] for i in chosen]))
     return finish(ax, show, save)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from counterflow.errors import DataError
-from counterflow.pl.axes import SERIES, begin, finish
+from counterflow.pl.axes import SERIES, begin, entitle, finish, inches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,8 @@ def effect(
             str(genes[i]), (true_effect[i], first[i]), xytext=(5 if right else -5, 3), textcoords="offset points", fontsize=8,
             ha="left" if right else "right",
         )  # fmt: skip
-    ax.set(xlabel="true effect (log1p of counts per 10,000)", ylabel="predicted effect", title=title or "effect on each gene")
+    ax.set(xlabel="true effect (log1p of counts per 10,000)", ylabel="predicted effect")
+    entitle(ax, title or "effect on each gene")
     ax.legend(frameon=False, loc="upper left", handletextpad=0.2)
     return finish(ax, show, save)
 
@@ -97,13 +98,14 @@ def interactions(
         slopes.loc[first, second] = slopes.loc[second, first] = slope
     ax = begin(ax)
     image = ax.imshow(slopes, cmap="PuOr_r", vmin=0, vmax=2)
+    size = min(8, 24 * inches(ax) / len(slopes))
     for i, row in enumerate(slopes.to_numpy()):
         for j, value in enumerate(row):
             if np.isfinite(value):
-                ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="black" if 0.4 < value < 1.6 else "white")
+                ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=size, color="black" if 0.4 < value < 1.6 else "white")
     ax.set_xticks(range(len(slopes)), list(slopes.columns), rotation=45, ha="right")
     ax.set_yticks(range(len(slopes)), list(slopes.index))
-    ax.set_title(title or "effect of pairs along the sum of their parts (1: additive)", fontsize=10)
+    entitle(ax, title or "effect of pairs along the sum of their parts (1: additive)")
     ax.figure.colorbar(image, ax=ax, shrink=0.8)
     return finish(ax, show, save)
 

@@ -33,6 +33,10 @@ def scaling(
         at, cost = rows[x].to_numpy(float), rows[y].to_numpy(float)
         slope = f"slope {np.log(cost[-1] / cost[-2]) / np.log(at[-1] / at[-2]):.2f}" if len(at) > 1 else ""
         ax.loglog(at, cost, marker=marker, color=colour, ms=5, label=f"{name!s} {slope}".strip())
+    values = np.unique(costs[x].to_numpy(float))
+    if len(values) <= 6:  # the values themselves; names of half decades would run into each other
+        ax.set_xticks(values, [f"{value:g}" for value in values])
+    ax.minorticks_off()
     ax.set(xlabel=x, ylabel=y)
     ax.legend(frameon=False)
     return finish(ax, show, save)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from counterflow.pl.axes import COLOURS, MARKERS, begin, finish, legend_below
+from counterflow.pl.axes import COLOURS, MARKERS, begin, entitle, finish, legend_below
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +61,7 @@ def trajectories(
         x, y = points.T
         ax.scatter(x, y, s=18, marker=MARKERS[name], c=COLOURS[name], alpha=0.9, linewidths=0, label=f"{label} ({len(x)})", zorder=3)
     share = 100 * pca.explained_variance_ratio_
-    ax.set(xlabel=f"PC1 ({share[0]:.0f} %)", ylabel=f"PC2 ({share[1]:.0f} %)", title=title or "the way of control cells along the flow")
+    ax.set(xlabel=f"PC1 ({share[0]:.0f} %)", ylabel=f"PC2 ({share[1]:.0f} %)")
+    entitle(ax, title or "the way of control cells along the flow")
     legend_below(ax, 3)
     return finish(ax, show, save)

@@ -21,7 +21,7 @@ def scores(
     """S of every method on one metric: the mean baseline at 0, repeating the experiment at 1."""
     ax = begin(ax)
     plots.draw_scores(ax, table, table.summary(), _known(table, metric))
-    ax.set_xlabel("S: 0 = one generic response, 1 = repeating the experiment", fontsize=8)
+    ax.set_xlabel("S: 0 = one generic response,\n1 = repeating the experiment", fontsize=8)
     return finish(ax, show, save)
 
 
