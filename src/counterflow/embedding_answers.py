@@ -67,5 +67,5 @@ class EmbeddingAnswers(CellAnswers):
             raise DataError(f"{name!r} was neither seen in training nor has features: {near(name, self.vocabulary.entities)}")
         specs = [ConditionSpec((name,), (1.0,), 0.0) for name in names]
         ids = self.vocabulary.ids(specs, {key: [""] * len(specs) for key in self.vocabulary.covariates})
-        tokens = self.module.encoder(ids).tokens[:, 1]
+        tokens = self.module.encoder(ids).tokens[:, -1]  # before it the context, and the course where there is one
         return pd.DataFrame(tokens.numpy(), index=pd.Index(names, name=self.setup.perturbation_key))

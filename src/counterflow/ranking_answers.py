@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from counterflow.effect_answers import EffectAnswers
 from counterflow.effects.candidates import unmeasured_pairs, unmeasured_singles
 from counterflow.effects.intervals import FALLBACK
 from counterflow.effects.kriging import Level, MeasuredEffects
-from counterflow.effects.leaving_out import LeftOut, leave_out
+from counterflow.effects.leaving_out import MOST_GENES, LeftOut, leave_out
 from counterflow.effects.signatures import Signature, gene_weights, signature_of
 from counterflow.errors import ConfigError, DataError, near
 from counterflow.fitting import exposures
@@ -35,14 +34,14 @@ if TYPE_CHECKING:
 PLATE = 96  # wells
 MOST_JUDGED = 1_000  # pairs that the rule is asked about: those with the largest sums of their parts
 FLOW_CELLS = 16  # controls that the flow moves for each condition: only what it adds to the rule is read off them
-MOST_GENES = 2_000  # that left-out effects are predicted on
+MOST_LEFT_OUT = 32  # effects that are left out in turn
 FEWEST = 3  # left-out conditions, parts or contexts, to tell a correlation
 
 
 class RankingAnswers(EffectAnswers):
     """Questions about what to do next."""
 
-    _left_out_known: tuple[Recentring, bytes, list[LeftOut]] | None = None
+    _left_out_known: tuple[Recentring, bytes, dict[str, list[LeftOut]]] | None = None
 
     def rank_perturbations(
         self,
@@ -107,6 +106,10 @@ class RankingAnswers(EffectAnswers):
             effects = effects + self._beyond_rule(rule, specs, support, level, cells) / len(places)
         table = self._ranked(specs, effects, support, wanted, alone, places)
         return table.sort_values("toward", ascending=False, kind="stable").iloc[:top].reset_index(drop=True).pipe(_in_wells)
+
+    def prepare_ranking(self) -> None:
+        """Do now what the first ranking takes longest over: leave measured pairs (or what there is) out in turn."""
+        self._left_out_correlation(Signature(np.full(len(self.genes), 1.0 / len(self.genes))), "combination")
 
     def measured_effect(self, condition: str | pd.DataFrame, covariates: Mapping[str, str] | None = None) -> pd.Series:
         """The effect of a training condition on every gene, as measured: a signature. Mean over the contexts that `covariates` leave.
@@ -263,9 +266,8 @@ class RankingAnswers(EffectAnswers):
         places: Mapping[Level, Screen],
     ) -> pd.DataFrame:
         best = [max(spec.parts, key=lambda name: alone[name]) for spec in specs]
-        known = partial(_left_out_correlation, self._left_out(wanted), wanted)
         kinds = [self._kind(spec, label, places) for spec, label in zip(specs, support, strict=True)]
-        correlation = {kind: known(kind) for kind in set(kinds)}
+        correlation = {kind: self._left_out_correlation(wanted, kind) for kind in set(kinds)}
         return pd.DataFrame(
             {
                 "condition": [describe(spec, self.setup) for spec in specs],
@@ -283,13 +285,27 @@ class RankingAnswers(EffectAnswers):
         kind = kinds_by_label(spec, self.vocabulary)[support]
         return "new in a new context" if kind == "context" and spec not in self.vocabulary.conditions else kind
 
-    def _left_out(self, wanted: Signature) -> tuple[NDArray[np.intp], list[LeftOut]]:
-        """Measured effects, each predicted from the others, and the genes that they are on; kept for the next question."""
-        measured: MeasuredEffects = self._measured_rule().genes.measured
+    def _left_out_correlation(self, wanted: Signature, kind: str) -> tuple[float, int]:
+        """How alike predicted and measured movement towards the signature were, for a kind (or a harder one) left out in turn."""
         genes = _some_genes(wanted.weight)
-        if self._left_out_known is None or self._left_out_known[0] is not self.rule or self._left_out_known[1] != genes.tobytes():
-            self._left_out_known = self._measured_rule(), genes.tobytes(), list(leave_out(measured.on(genes)))
-        return genes, self._left_out_known[2]
+        weight = wanted.weight[genes]
+        for name in (kind, *FALLBACK.get(kind, ())):
+            if some := self._left_out(genes, name):
+                predicted, real = (np.array([getattr(one, side) @ weight for one in some]) for side in ("predicted", "measured"))
+                n = len({one.group for one in some})
+                told = n >= FEWEST and predicted.std() > 0 and real.std() > 0
+                return (float(np.corrcoef(predicted, real)[0, 1]) if told else float("nan")), n
+        return float("nan"), 0
+
+    def _left_out(self, genes: NDArray[np.intp], kind: str) -> list[LeftOut]:
+        """Measured effects on some genes, each predicted from the others; kept for the next question."""
+        rule = self._measured_rule()
+        if self._left_out_known is None or self._left_out_known[0] is not rule or self._left_out_known[1] != genes.tobytes():
+            self._left_out_known = rule, genes.tobytes(), {}
+        known = self._left_out_known[2]
+        if kind not in known:
+            known[kind] = list(leave_out(rule.genes.measured.on(genes), only=kind, most=MOST_LEFT_OUT))
+        return known[kind]
 
 
 def _some_genes(weight: NDArray) -> NDArray[np.intp]:
@@ -299,23 +315,6 @@ def _some_genes(weight: NDArray) -> NDArray[np.intp]:
     heavy = np.argsort(-np.abs(weight), kind="stable")[: MOST_GENES // 2]
     others = np.setdiff1d(np.arange(len(weight)), heavy)
     return np.sort(np.concatenate([heavy, others[np.linspace(0, len(others) - 1, MOST_GENES - len(heavy)).astype(int)]]))
-
-
-def _left_out_correlation(known: tuple[NDArray, Sequence[LeftOut]], wanted: Signature, kind: str) -> tuple[float, int]:
-    """How alike predicted and measured movement towards the signature were, for conditions of a kind (or a harder one) left out in turn."""
-    genes, left_out = known
-    weight = wanted.weight[genes]
-    for name in (kind, *FALLBACK.get(kind, ())):
-        some = [one for one in left_out if one.kind == name]
-        if some:
-            predicted, real = (np.array([values @ weight for values in (getattr(one, which) for one in some)]) for which in _SIDES)
-            n = len({one.group for one in some})
-            told = n >= FEWEST and predicted.std() > 0 and real.std() > 0
-            return (float(np.corrcoef(predicted, real)[0, 1]) if told else float("nan")), n
-    return float("nan"), 0
-
-
-_SIDES = ("predicted", "measured")
 
 
 def _mean(cells: Screen) -> NDArray[np.float64]:

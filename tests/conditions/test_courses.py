@@ -156,6 +156,14 @@ def test_a_model_knows_the_courses_of_training_and_nothing_of_what_was_held_out(
     assert np.array_equal(before, after)
 
 
+def test_the_embedding_of_a_perturbation_is_that_of_its_name_and_not_its_course(timed):
+    model = fitted(timed)
+    before = model.get_perturbation_embedding()
+    assert before.to_numpy().std(0).max() > 1e-3
+    model.module.encoder.course_effect += 1
+    pd.testing.assert_frame_equal(model.get_perturbation_embedding(), before)
+
+
 def test_over_doses(tmp_path):
     screen = simulate_screen(**SMALL | {"n_genes": 30, "n_perturbations": 3, "n_pairs": 1}, n_compounds=2, doses=(1.0, 2.0, 5.0))
     model = fitted(screen, "dose")

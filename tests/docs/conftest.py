@@ -19,6 +19,7 @@ def files(tmp_path_factory) -> Path:
     pair = next(name for name in labels if "+" in name).split("+")
     others = [name for name in labels if name != "control" and "+" not in name and name not in pair]
     called = dict(zip([*pair, *others], ["KLF1", "MAP2K6", "TP53", "FOXA1", "GATA1", "MYC"], strict=True))
+    called |= dict(zip([name for name in adata.var_names if name not in called], ["HBG1", "HBG2"], strict=False))
     adata.var_names = [called.get(name, name) for name in adata.var_names]
     adata.obs["perturbation"] = [
         "+".join(sorted(called.get(part, part) for part in label.split("+"))) for label in adata.obs["perturbation"]

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import counterflow as cf
+from counterflow.backbones import BACKBONES
 from counterflow.cli import VERBS
 from counterflow.data.splits import SPLITS
 from counterflow.diagnosis.labelings import LABELINGS
@@ -57,6 +58,7 @@ def test_what_the_reference_describes_is_there(described):
         ("protocol.md", METRICS),
         ("protocol.md", [name for name in BASELINES if not name.endswith("+ct") and name != "qmap_top2"]),
         ("formats.md", LABELINGS),
+        ("choose.md", [name for name in BACKBONES if name != "image_dit"]),
         ("guide/command_line.md", VERBS),
     ],
 )

@@ -48,16 +48,23 @@ def simple_effects(rule: KrigedRule) -> tuple[NDArray[np.float64], NDArray[np.fl
     return np.zeros_like(mean), mean
 
 
-def leave_out(measured: MeasuredEffects, floor: float | None = 0.0) -> Iterator[LeftOut]:
-    """Conditions, parts and contexts left out in turn, and what the rule says of them from the rest."""
+def leave_out(
+    measured: MeasuredEffects, floor: float | None = 0.0, *, only: str | None = None, most: int | None = None
+) -> Iterator[LeftOut]:
+    """Conditions, parts and contexts left out in turn, and what the rule says of them from the rest.
+
+    `only`: one kind of generalisation. `most`: effects of each kind; default `MOST_LEFT_OUT`.
+    """
     measured = measured.on(_evenly(np.arange(measured.effect.shape[1]), MOST_GENES))
     turns: dict[str, list[tuple[Hashable, int]]] = {}
     for unit in range(len(measured.spec_of)):
         for kind, group in _turns(measured, unit):
             turns.setdefault(kind, []).append((group, unit))
     for kind, of_kind in turns.items():
+        if only not in (None, kind):
+            continue
         rules: dict[Hashable, KrigedRule] = {}
-        for group, unit in (of_kind[i] for i in _evenly(np.arange(len(of_kind)), MOST_LEFT_OUT)):
+        for group, unit in (of_kind[i] for i in _evenly(np.arange(len(of_kind)), most or MOST_LEFT_OUT)):
             if group not in rules:
                 rules = {group: KrigedRule(measured.units(_kept(measured, kind, unit)), floor)}
             yield _predicted(measured, unit, kind, group, rules[group])

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from counterflow.data.screen import Screen, describe, read_cells, read_screen
 from counterflow.data.source import whole
-from counterflow.errors import CounterflowWarning
+from counterflow.errors import CounterflowError, CounterflowWarning
 from counterflow.explore.nearest import Neighbour, nearest_measured
 from counterflow.explore.questions import Choices, EffectQuestion, RankQuestion
 from counterflow.requests import matching_rows
@@ -85,6 +86,7 @@ class Explorer:
         self.choices = Choices.of(model, self.obs)
         self._known: dict[Hashable, Any] = {}
         self._alone = threading.Lock()
+        self._ranking = threading.Lock()  # held longer, at first: effects need not wait for it
 
     def effect(self, question: EffectQuestion) -> EffectAnswer:
         """The predicted cells and effects of a condition in one context."""
@@ -92,7 +94,8 @@ class Explorer:
 
     def rank(self, question: RankQuestion) -> RankAnswer:
         """The unmeasured conditions that go furthest towards a signature."""
-        return self._remembered(question, lambda: self._rank(question))
+        with self._ranking:
+            return self._remembered(question, lambda: self._rank(question))
 
     def warm_up(self) -> None:
         """Ask something, so that the first answer somebody waits for takes no longer than the others."""
@@ -100,6 +103,8 @@ class Explorer:
         dose, time = (spec.doses[0] if self.choices.doses else None), (spec.time if self.choices.times else None)
         levels = tuple((key, str(self.obs[key].iloc[0])) for key in self.choices.matched)
         self.effect(EffectQuestion(spec.parts, dose, time, levels, 0.9, 1))
+        with suppress(CounterflowError), self._ranking:  # a model that cannot rank says so to who asks
+            self.model.prepare_ranking()
 
     def h5ad(self, question: EffectQuestion) -> bytes:
         """The predicted cells as a file."""

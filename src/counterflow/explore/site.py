@@ -140,6 +140,7 @@ class Pages:
         return {
             "rows": rows,
             "towards": towards,
+            "n_away": int((table["toward"] < 0).sum()),
             "cells": ", ".join(level for _, level in question.levels) or "the mean over all kinds of cells",
             "remarks": answer.remarks,
             "support_words": SUPPORT_WORDS,

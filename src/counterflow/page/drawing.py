@@ -85,7 +85,7 @@ def scatter(
     if line is not None:
         down = frame.at(frame.x[0], line[0])[1]
         parts.append(f'<path d="M{LEFT} {down}H{WIDTH - RIGHT}" stroke="#555" stroke-dasharray="4 3"/>')
-        parts.append(f'<text x="{WIDTH - RIGHT - 2}" y="{down - 4}" text-anchor="end" font-size="11" fill="#444">{escape(line[1])}</text>')
+        parts.append(_text((LEFT + WIDTH - RIGHT) / 2, float(down) - 4, line[1], 11))
     parts += [_group(group, frame) for group in groups if len(group.x)]
     parts += [_mean(group, frame) for group in groups if group.mean and len(group.x)]
     parts.append(_names(names, frame))

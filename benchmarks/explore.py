@@ -1,0 +1,111 @@
+"""How long the pages of `counterflow explore` take to answer, from the request to the last byte, on one processor.
+
+::
+
+    python benchmarks/explore.py --data ../shared/data
+
+Fits the default model to each screen (nothing held out), serves it, and asks for effects of random pairs and for rankings towards random
+genes: each question once, so that nothing comes from what was answered before. Writes ``benchmarks/results/explore.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlencode
+
+import numpy as np
+
+import counterflow as cf
+from counterflow.explore.answers import Explorer
+from counterflow.explore.server import Server
+from counterflow.explore.site import Pages
+
+RESULTS = Path(__file__).parent / "results" / "explore.md"
+SCREENS = {
+    "Norman": ("norman2019_k562_crispra.h5ad", {"library_size_key": "n_counts_full"}),
+    "Kang, seven cell types": ("kang2018_pbmc_ifnb.h5ad", {"match_keys": ["cell_type"], "library_size_key": "n_counts_full"}),
+    "McFaline, three cell lines": ("mcfaline2024_gbm_crispri.h5ad", {"match_keys": ["cell_type"], "library_size_key": "n_counts_full"}),
+    "simulated, 60 perturbations, 40 pairs, 2,000 genes": (None, {"match_keys": ["cell_type"]}),
+}
+
+
+def fitted(file: str | None, setup: dict, data: Path) -> tuple[cf.CounterFlow, object]:
+    """The default model of a screen, and its cells."""
+    if file is None:
+        adata = cf.simulate_screen(n_genes=2000, n_perturbations=60, n_pairs=40, cells_per_condition=60, cells_control=600).adata
+    else:
+        adata = cf.read_h5ad(data / file)
+    cf.CounterFlow.setup_anndata(adata, perturbation_key="perturbation", control="control", **setup)
+    model = cf.CounterFlow(adata)
+    model.train(progress=False)
+    model.adata = None  # as it is loaded from a run
+    return model, adata
+
+
+def questions(model: cf.CounterFlow, explorer: Explorer, n: int) -> dict[str, list[str]]:
+    """Kind of question -> addresses."""
+    rng, names = np.random.default_rng(0), sorted(model.vocabulary.seen)
+    levels = {f"in_{key}": levels[0] for key, levels in explorer.choices.columns.items()}
+    pairs = [sorted(rng.choice(names, min(2, len(names)), replace=False)) for _ in range(n)]
+    effects = [{"p1": pair[0], "p2": pair[-1] if len(pair) > 1 else "", "cells": 256 + i} | levels for i, pair in enumerate(pairs)]
+    lists = [{"up": " ".join(rng.choice(model.genes, 10, replace=False)), "parts": "2"} | levels for _ in range(n)]
+    asked = {"effect of a perturbation or pair": ["?" + urlencode(one) for one in effects]}
+    together = {spec.parts for spec in model.vocabulary.conditions}
+    if len(names) > 1 and any((a, b) not in together for a in names for b in names if a < b):
+        asked["ranking of all unmeasured pairs"] = ["rank?" + urlencode(one) for one in lists]
+    asked["the same question again"] = asked["effect of a perturbation or pair"][:1] * n
+    return asked
+
+
+def timed(address: str) -> float:
+    """Seconds until the last byte is there."""
+    begun = time.perf_counter()
+    with urllib.request.urlopen(address, timeout=120) as response:
+        response.read()
+    return time.perf_counter() - begun
+
+
+def measured(name: str, file: str | None, setup: dict, data: Path, n: int) -> list[str]:
+    """Rows of the table."""
+    model, adata = fitted(file, setup, data)
+    explorer = Explorer(model, adata)
+    rows = []
+    begun = time.perf_counter()
+    explorer.warm_up()
+    warm = time.perf_counter() - begun
+    with Server(Pages(explorer, name)) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        for kind, addresses in questions(model, explorer, n).items():
+            took = np.array([timed(server.address + address) for address in addresses])
+            rows.append(f"| {name} | {kind} | {np.median(took):.2f} | {took.min():.2f} to {took.max():.2f} | {len(took)} |")
+            print(rows[-1], flush=True)
+        server.shutdown()
+    shape = f"{adata.n_obs:,} cells x {adata.n_vars:,} genes"
+    rows.append(f"| {name} | warming up in the background ({shape}) | {warm:.2f} | | 1 |")
+    return rows
+
+
+def main() -> None:
+    """All screens that are there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--n", type=int, default=15, help="questions of each kind")
+    options = parser.parse_args()
+    rows = [row for name, (file, setup) in SCREENS.items() for row in measured(name, file, setup, options.data, options.n)]
+    head = "| screen | question | median, s | fewest to most | questions |\n|---|---|---|---|---|"
+    text = (
+        "# How long the explorer takes to answer\n\n"
+        "`python benchmarks/explore.py`: default models, one thread, from the request to the last byte of the page; every question is a\n"
+        "new one, but for the last kind. Warming up begins with the server, in the background: one effect, then the left-out conditions\n"
+        "of rankings; effects do not wait for these, a ranking does. Kang has one perturbation, so that nothing can be ranked.\n\n"
+        f"{head}\n" + "\n".join(rows) + "\n"
+    )
+    RESULTS.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
