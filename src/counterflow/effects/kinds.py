@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from counterflow.types import ConditionSpec
+if TYPE_CHECKING:
+    from counterflow.types import ConditionSpec
 
 KINDS = ("seen", "combination", "part", "level", "feature", "context", "unknown")
 """seen: measured. combination: its parts were measured alone. part: some only inside other combinations. level: another dose or time.
