@@ -143,6 +143,8 @@ for pair in held_out[:8]:
     errors["additive"].append(np.sqrt(np.mean((mean(additive.predict(training_controls, pair)) - truth) ** 2)))
 for name, values in errors.items():
     print(f"{name:12} error to the true mean over {len(values)} held-out pairs: {np.mean(values):.3f}")
+ahead = np.mean(errors["counterflow"]) < np.mean(errors["additive"])
+print(f"the model is {'ahead of' if ahead else 'behind'} the rule")
 
 # %% [markdown]
 # ## 7. Keep it

@@ -144,8 +144,8 @@ table.costs[["method", "steps", "train_cpu_s", "parameters", "peak_memory_mb"]]
 #
 # - By default all models share the measured rule for the mean, and the network learns what the rule leaves. So networks lie close
 #   to each other; where they do, take the cheapest.
-# - A gain counts where it is larger than what lies between networks, and p is small. With ten held-out pairs hardly anything is
-#   certain.
+# - A gain counts where it is larger than what lies between networks, and p is small. With a handful of held-out pairs hardly
+#   anything is certain.
 # - One seed and a short budget, as here, are for a first look. For a claim: `seeds=3`, a longer budget, and a screen of your own.
 
 # %%

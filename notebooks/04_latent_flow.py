@@ -60,6 +60,8 @@ seconds = {"latent": time.process_time() - begun}
 
 # %% [markdown]
 # It goes in as `space=`. Everything else stays as it is; the model carries the autoencoder with it and is saved without pickles.
+# One that was saved by scvi-tools is read by `counterflow.spaces.latent.load_scvi(path, adata, trust=True)`; it is a pickle, so you
+# are asked whether you trust it.
 
 # %%
 models = {}

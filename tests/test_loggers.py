@@ -1,5 +1,6 @@
 """Curves also go where a name says, and what cannot be done is said before anything is."""
 
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -117,3 +118,22 @@ def test_the_command_line_takes_names(tmp_path):
         parser().parse(["screen.h5ad", "--train.logger", "tensorbord"])
     with pytest.raises(ConfigError, match=r"did you mean 'train\.logger'"):
         parser().parse(["screen.h5ad", "--logger", "tensorboard"])
+
+
+def test_a_run_is_resumed_with_another_logger_and_replayed_without(tiny_screen, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from counterflow.cli import main
+    from counterflow.run import RunDirectory
+
+    screen, run = str(tmp_path / "screen.h5ad"), RunDirectory(tmp_path / "run")
+    tiny_screen.adata.write_h5ad(screen)
+    call = ["fit", screen, "--setup.perturbation_key", "perturbation", "--setup.control", "control", "--train.max_steps", "4", "--quiet"]
+    call += ["--model.anchor", "none", "--out", str(run.path)]
+    assert main(call) == 0 and not (run.path / "tensorboard").exists()
+    shutil.rmtree(run.model)  # as if it had been killed before the end
+    assert main([*call, "--resume", "--train.logger", "tensorboard"]) == 0
+    assert main([*call, "--overwrite", "--train.logger", "tensorboard"]) == 0 and (run.path / "tensorboard").is_dir()
+    capsys.readouterr()
+    monkeypatch.setattr(loggers, "PACKAGES", {"csv": None, "tensorboard": "not_on_this_machine"})
+    assert main(["replay", str(run.path)]) == 0
+    assert "identical" in (said := capsys.readouterr().out) and "not as it was" not in said

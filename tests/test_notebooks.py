@@ -70,6 +70,7 @@ SHORT = {
 """What makes a notebook short: trainings that are no good."""
 
 HONEST = {
+    "01_quickstart": r"the model is (ahead of|behind) the rule",
     "02_rectified_flow": r"default model  [\d.]+; (not )?better than the rule",
     "03_compare_backbones": r"mlp/pca: [A-Z ]+[:(]",
     "04_latent_flow": r"is the better space; (better|worse) than the best rule",

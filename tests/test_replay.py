@@ -166,6 +166,8 @@ def test_changes_are_put_in_words():
     }
     before["config"] = {"model": {"seed": 0}, "train": {"lr": 1}, "out": "here"}
     assert what_changed(before, before) == []
+    watched = before | {"config": {"model": {"seed": 0}, "train": {"lr": 1, "logger": "wandb"}, "out": "here"}}
+    assert what_changed(before, watched) == []  # who watches a training does not change it
     now = {"data": {"sha256": "b", "path": "y"}, "split_hash": "t", "versions": {"torch": "2", "numpy": "1"}, "device": "gpu", "threads": 2}
     now["config"] = {"model": {"seed": 0}, "train": {"lr": 2}, "out": "there"}
     kinds = [line.split(":")[0] for line in what_changed(before, now)]

@@ -115,6 +115,9 @@ def _same_parts(a: CounterFlow, b: CounterFlow) -> bool:
     return same_names and all(value.tobytes() == parts[1][name].tobytes() for name, value in parts[0].items())
 
 
+WATCHED = "train.logger"  # an option on which no result depends
+
+
 def what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What two run.json say differently of what a result depends on."""
     found = []
@@ -124,7 +127,7 @@ def what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         found.append("split: other conditions are held out")
     if isinstance(now.get("config"), dict) and isinstance(before.get("config"), dict):
         ours = ("out", "data", "split", "held_out")  # where things lie; what they hold is in the lines above
-        changed = [name for name in differences(before["config"], now["config"]) if name.split(".")[0] not in ours]
+        changed = [name for name in differences(before["config"], now["config"]) if name.split(".")[0] not in ours and name != WATCHED]
         found += [f"options: {', '.join(changed)}"] if changed else []
     for name in sorted(before["versions"].keys() | now["versions"].keys()):
         then, here = (facts["versions"].get(name, "not installed") for facts in (before, now))

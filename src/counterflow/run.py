@@ -41,7 +41,7 @@ from counterflow.data.schema import Setup
 
 PACKAGES = ("torch", "lightning", "scvi-tools", "scanpy", "anndata", "numpy", "scipy")
 
-_WHERE = ("train.devices", "train.num_nodes", "train.strategy")
+_WHERE = ("train.devices", "train.num_nodes", "train.strategy", "train.logger")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class RunDirectory:
     def check_same(self, config: Mapping[str, Any], facts: Mapping[str, Any], *, force_data: bool = False) -> dict[str, Any]:
         """A resumed run must have the options, the data and the split it was started with; returns what is to be kept of changes.
 
-        The number of devices may be another: the result is the same, but for the last digits.
+        Devices (the result is the same, but for the last digits) and loggers may be others.
         """
         changed = [name for name in differences(self.read_config(), config) if name not in _WHERE]
         if changed:
