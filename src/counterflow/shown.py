@@ -53,7 +53,7 @@ def paragraph(text: str) -> str:
 
 def code(title: str, text: str, *, folded: bool = False) -> str:
     """Lines to copy; folded ones open when they are clicked."""
-    lines = f'<pre style="overflow-x:auto"><code>{escape(text)}</code></pre>'
+    lines = f'<pre style="white-space:pre-wrap"><code>{escape(text)}</code></pre>'
     if folded:
         return f"<details><summary>{escape(title)}</summary>{lines}</details>"
     return f"<p>{escape(title)}</p>{lines}"
