@@ -63,7 +63,7 @@ PARTS: dict[str, list[Part]] = {
         Part("stochastic sampler", "flow/stochastic.py", "flow/test_stochastic.py", "docs/decisions.md"),
         Part("guidance: contrast, classifier-free, interval", "flow/guidance.py", "flow/test_guidance.py"),
         Part("autoguidance by a weaker model", "", "", "docs/decisions.md"),
-        Part("effect algebra", "flow/guidance.py", "test_effect_algebra.py", "benchmarks/results/effect_algebra.md"),
+        Part("effect algebra", "flow/guidance.py", "answers/test_effect_algebra.py", "benchmarks/results/effect_algebra.md"),
         Part("MeanFlow", "flow/few_step.py", "flow/test_few_step.py", "benchmarks/results/few_steps.md"),
         Part("reflow", "reflow.py", "test_few_steps.py", "benchmarks/results/few_steps.md"),
         Part("shortcut models, distillation", "", "", "docs/decisions.md"),

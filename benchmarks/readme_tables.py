@@ -114,7 +114,8 @@ def backbones() -> list[str]:
         "",
         "Four backbones, one budget, between *no change*, the best simple rule for each metric and the ceiling (`benchmarks/compare.py`;"
         " S in brackets: 0 = one generic response, 1 = repeating the experiment). All baselines, costs and verdicts in words:"
-        " [docs/comparison.md](docs/comparison.md); the report of one of them: [docs/report_norman.html](docs/report_norman.html).",
+        " [docs/comparison.md](docs/comparison.md); what such a report looks like (two models, 10 processor seconds each):"
+        " [docs/report_norman.html](docs/report_norman.html).",
     ]
     for name, title in COMPARED.items():
         content = results(f"compare_{name}")

@@ -75,6 +75,7 @@ HONEST = {
     "03_compare_backbones": r"mlp/pca: [A-Z ]+[:(]",
     "04_latent_flow": r"is the better space; (better|worse) than the best rule",
     "05_unseen_perturbations": r"error [\d.]+% (lower|higher) than that of the best rule",
+    "06_dose_and_time": r"best: (dynamics|mlp|straight lines)",
     "07_own_backbone": r"mylab:Gated/pca: (better|worse) than the best rule",
     "09_differential_expression": r"counterflow is (ahead of|behind) the additive rule",
 }

@@ -14,6 +14,8 @@ import pandas as pd
 from torch import Tensor, nn
 
 from counterflow import spaces
+from counterflow.answers.paths import PathAnswers
+from counterflow.answers.rankings import RankingAnswers
 from counterflow.assembly import assemble, resolve
 from counterflow.backbones import learning_rate, reads_courses
 from counterflow.compiling import check_compiler
@@ -36,9 +38,7 @@ from counterflow.grouping import Grouping, gene_features, gene_sets, learnt_grou
 from counterflow.loggers import check_logger
 from counterflow.memory import MOST_KEPT
 from counterflow.module import FlowModule, Source
-from counterflow.path_answers import PathAnswers
 from counterflow.portrait import portrait
-from counterflow.ranking_answers import RankingAnswers
 from counterflow.recentring import Recentring, Trust
 from counterflow.recipe import Recipe
 from counterflow.reference import Reference

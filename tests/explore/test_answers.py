@@ -4,7 +4,7 @@ import anndata
 import numpy as np
 import pytest
 
-from counterflow import CounterFlow
+from counterflow import ConfigError, CounterFlow
 from counterflow.explore.answers import Explorer
 from counterflow.explore.questions import EffectQuestion, RankQuestion
 
@@ -51,6 +51,14 @@ def test_an_answer_is_computed_once(explorer, model, names, monkeypatch):
     assert explorer.effect(question(names[:1])) is first
 
 
+def test_warming_up_asks_in_every_context_and_makes_ready_for_rankings(model, screen, monkeypatch):
+    asked, prepared = [], []
+    monkeypatch.setattr(Explorer, "effect", lambda self, question: asked.append(question.levels))
+    monkeypatch.setattr(type(model), "prepare_ranking", lambda self: prepared.append(self))
+    Explorer(model, screen).warm_up()
+    assert sorted(asked) == [(("cell_type", "type0"),), (("cell_type", "type1"),)] and prepared == [model]
+
+
 def test_cells_come_as_a_file(explorer, names, tmp_path):
     (tmp_path / "cells.h5ad").write_bytes(explorer.h5ad(question(names[:1])))
     cells = anndata.read_h5ad(tmp_path / "cells.h5ad")
@@ -67,6 +75,8 @@ def test_a_ranking_is_that_of_the_model(explorer, model):
 def test_without_kept_controls_those_of_the_file_are_used(screen, names):
     bare = CounterFlow(screen, space_kwargs={"n_components": 4}, backbone_kwargs={"size": "XS"}, keep_controls=0)
     bare.train(max_steps=1, progress=False)
+    with pytest.raises(ConfigError, match="keeps no control cells to start from: give a file that has some with --data"):
+        Explorer(bare)
     explorer = Explorer(bare, screen)
     answer = explorer.effect(question(names[:1]))
     assert answer.cells.n_obs == 50 and len(answer.places.control)

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
+from counterflow import CounterFlow
 from counterflow.explore.answers import Explorer
 from counterflow.explore.site import Pages
 
@@ -118,3 +119,13 @@ def test_rows_of_a_ranking_lead_to_their_effect(pages, model):
 
 def test_what_is_not_there_is_not_there(pages):
     assert ask(pages, "../model.json") is None and ask(pages, "model") is None
+
+
+def test_a_model_without_a_rule_answers_what_it_can(screen, names):
+    free = CounterFlow(screen, space_kwargs={"n_components": 4}, backbone_kwargs={"size": "XS"}, anchor="none")
+    free.train(max_steps=1, progress=False)
+    pages = Pages(Explorer(free), "a run")
+    text = text_of(ask(pages, p1=names[0], in_cell_type="type0"))
+    assert "There is no interval" in text and "keeps no measured effects" in text and text.count("<figure>") == 2
+    assert "Interval</label>" not in text
+    assert "anchor=&#39;additive&#39;" in text_of(ask(pages, "rank", up=free.genes[0]))

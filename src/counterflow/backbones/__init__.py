@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Int
@@ -116,12 +117,19 @@ def import_string(path: str) -> Callable[..., nn.Module]:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module was found; something that it imports was not
-        raise ConfigError(f"cannot import {path!r}: there is no module {error.name!r} on the Python path") from error
+        advice = f"install it, or name the folder that holds it: PYTHONPATH={_folder_of(error.name)} counterflow ..."
+        raise ConfigError(f"cannot import {path!r}: there is no module {error.name!r} on the Python path; {advice}") from error
     found = getattr(module, name, None)
     if not callable(found):
         public = [known for known in vars(module) if not known.startswith("_")]
         raise ConfigError(f"cannot import {path!r}: {module_name!r} has no class or function {name!r}; {near(name, public)}")
     return found
+
+
+def _folder_of(module_name: str) -> str:
+    """`.` where the module lies in the current folder, which a command does not look into by itself."""
+    name = module_name.split(".")[0]
+    return "." if Path(f"{name}.py").is_file() or Path(name).is_dir() else "/its/folder"
 
 
 def reads_order(backbone: str | Callable[..., nn.Module] | nn.Module) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from counterflow.data.screen import Screen, describe, read_cells, read_screen
 from counterflow.data.source import whole
-from counterflow.errors import CounterflowError, CounterflowWarning
+from counterflow.errors import ConfigError, CounterflowError, CounterflowWarning
 from counterflow.explore.nearest import Neighbour, nearest_measured
 from counterflow.explore.questions import Choices, EffectQuestion, RankQuestion
 from counterflow.requests import matching_rows
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 KEPT = 32  # answers
 SHOWN = 300  # cells of each kind on the embedding
+MOST_WARMED = 16  # contexts
+MOST_READ = 5_000  # measured cells of each kind that an effect is taken from
 Answer = TypeVar("Answer")
 
 
@@ -98,11 +100,12 @@ class Explorer:
             return self._remembered(question, lambda: self._rank(question))
 
     def warm_up(self) -> None:
-        """Ask something, so that the first answer somebody waits for takes no longer than the others."""
+        """Ask something in every context, so that the answers somebody waits for take less; then make ready for rankings."""
         spec = min(spec for spec in self.model.vocabulary.conditions if spec.parts)
         dose, time = (spec.doses[0] if self.choices.doses else None), (spec.time if self.choices.times else None)
-        levels = tuple((key, str(self.obs[key].iloc[0])) for key in self.choices.matched)
-        self.effect(EffectQuestion(spec.parts, dose, time, levels, 0.9, 1))
+        matched = list(self.choices.matched)
+        for row in self.obs[matched].astype(str).drop_duplicates().to_numpy()[:MOST_WARMED]:
+            self.effect(EffectQuestion(spec.parts, dose, time, tuple(zip(matched, row, strict=True)), 0.9, 1))
         with suppress(CounterflowError), self._ranking:  # a model that cannot rank says so to who asks
             self.model.prepare_ranking()
 
@@ -116,6 +119,8 @@ class Explorer:
 
     def _controls(self) -> tuple[Screen, pd.DataFrame]:
         if self._given is None:
+            if not len(self.model.reference.library):
+                raise ConfigError("this model keeps no control cells to start from: give a file that has some with --data")
             screen, obs, _ = self.model.reference.cells(self.model.setup, self.model.genes)
             return screen, obs
         screen, positions = read_cells(self._given, self.model.setup, self.model.genes)
@@ -161,15 +166,16 @@ class Explorer:
 
         draw = np.random.default_rng(0)
 
-        def some(n: int) -> NDArray[np.intp]:
-            return np.sort(draw.permutation(n)[:SHOWN])
+        def some(n: int, most: int = SHOWN) -> NDArray[np.intp]:
+            return np.sort(draw.permutation(n)[:most])
 
         control = _log(self.controls, rows)
         shown = [control[some(control.shape[0])], predicted[some(predicted.shape[0])]]
         effect = None
         real = self._measured(spec, dict(question.levels))
         if real is not None:
-            treated, untreated = (_log(self.screen, chosen) for chosen in real)  # type: ignore[arg-type]
+            assert self.screen is not None
+            treated, untreated = (_log(self.screen, chosen[some(len(chosen), MOST_READ)]) for chosen in real)
             effect = np.asarray(treated.mean(0) - untreated.mean(0)).ravel()
             shown.append(treated[some(treated.shape[0])])
         joined = sparse.vstack(shown).tocsr()

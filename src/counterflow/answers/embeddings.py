@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from counterflow.cell_answers import CellAnswers
+from counterflow.answers.cells import CellAnswers
 from counterflow.data.screen import read_cells
 from counterflow.errors import ConfigError, DataError, near
 from counterflow.fitting import encoded

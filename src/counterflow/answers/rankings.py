@@ -10,10 +10,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from counterflow.answers.effects import EffectAnswers
 from counterflow.data.labels import parts as condition_parts
 from counterflow.data.screen import Screen, condition_label, describe
 from counterflow.data.source import whole
-from counterflow.effect_answers import EffectAnswers
 from counterflow.effects.candidates import unmeasured_pairs, unmeasured_singles
 from counterflow.effects.intervals import FALLBACK
 from counterflow.effects.kriging import Level, MeasuredEffects

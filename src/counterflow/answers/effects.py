@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from counterflow.density_answers import DensityAnswers
+from counterflow.answers.densities import DensityAnswers
 from counterflow.effect_table import PredictedEffect, check_interval, effect_of, effect_table
 from counterflow.effects.on_target import OnTarget, on_target
 from counterflow.errors import ConfigError

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from counterflow.answers.effects import EffectAnswers
 from counterflow.data.source import whole
-from counterflow.effect_answers import EffectAnswers
 from counterflow.errors import ConfigError
 from counterflow.flow.solvers import midpoint, trajectory
 from counterflow.processor import at_work

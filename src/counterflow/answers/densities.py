@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from counterflow.answers.embeddings import EmbeddingAnswers
 from counterflow.data.screen import Screen, read_cells, read_specs
-from counterflow.embedding_answers import EmbeddingAnswers
 from counterflow.errors import ConfigError, DataError, near
 from counterflow.flow.density import MOST_EXACT, Divergence, exact, hutchinson, log_density
 from counterflow.flow.solvers import dopri5
