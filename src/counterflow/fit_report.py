@@ -93,7 +93,7 @@ def _summary(model: CounterFlow, made: Made) -> list[tuple[str, str]]:
     said = [
         ("model", f"{config['backbone']} on {config['space']}, source {config['source']}, conditioning {config['conditioning']}"),
         ("cells", f"{trained['cells']:,} to train on, {trained['control_cells']:,} of them controls ({setup.control!r})"),
-        ("held out", f"{trained['held_out_cells']:,} cells of {len(made.held_out):,} conditions"),
+        ("held out", f"{trained['held_out_cells']:,} cells of {len(made.held_out):,} condition{'s' * (len(made.held_out) != 1)}"),
         ("genes", f"{len(model.genes):,}"),
         ("steps", f"{model.n_steps_trained:,}"),
     ]
