@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: threads cost more than they give, and the suite shares its cores
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # numba (in scanpy) would set the threads of torch as well: they share OpenMP
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -37,6 +39,34 @@ def declared(tiny_screen):
     adata = tiny_screen.adata.copy()
     CounterFlow.setup_anndata(adata, **SETUP)
     return adata
+
+
+@pytest.fixture
+def screen_for(tiny_screen):
+    """Backbone -> the tiny screen's AnnData and how to declare it; with times, for a network that reads how effects grow."""
+    from counterflow.backbones import reads_courses
+
+    def screen_for(backbone):
+        adata = tiny_screen.adata.copy()
+        if not reads_courses(backbone):
+            return adata, SETUP
+        adata.obs["hours"] = np.where(adata.obs["perturbation"] == "control", 0.0, 1.0 + np.arange(adata.n_obs) % 2)
+        return adata, SETUP | {"time_key": "hours"}
+
+    return screen_for
+
+
+@pytest.fixture
+def asked_for():
+    """Backbone and names -> what to ask for: the names, and at which time where a network wants to know."""
+    from counterflow.backbones import reads_courses
+
+    def asked_for(backbone, *names):
+        if not reads_courses(backbone):
+            return list(names)
+        return pd.DataFrame({"perturbation": names, "hours": [2.0 * (name != "control") for name in names]})
+
+    return asked_for
 
 
 @pytest.fixture

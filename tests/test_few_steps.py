@@ -21,8 +21,8 @@ SETUP = {"perturbation_key": "perturbation", "control": "control"}
 TINY = {"space_kwargs": {"n_components": 6}, "backbone_kwargs": {"width": 16, "depth": 1, "n_heads": 2}, "encoder_kwargs": {"width": 16}}
 
 
-def fit(adata, train=None, **kwargs):
-    CounterFlow.setup_anndata(adata, **SETUP)
+def fit(adata, train=None, setup=SETUP, **kwargs):
+    CounterFlow.setup_anndata(adata, **setup)
     model = CounterFlow(adata, **TINY | kwargs)
     model.train(**{"max_steps": 20, "batch_size": 64, "set_size": 16, "progress": False} | (train or {}))
     return model
@@ -39,14 +39,15 @@ def data(tiny_screen):
 
 @pytest.mark.parametrize("source", ["control", "noise"])
 @pytest.mark.parametrize("backbone", sorted(set(BACKBONES) - {"image_dit"}))
-def test_mean_velocities_train_predict_save_and_load(data, tiny_screen, tmp_path, backbone, source):
-    model = fit(data, {"max_steps": 4}, backbone=backbone, source=source, objective="meanflow", anchor="none")
+def test_mean_velocities_train_predict_save_and_load(screen_for, asked_for, tiny_screen, tmp_path, backbone, source):
+    data, setup = screen_for(backbone)
+    model = fit(data, {"max_steps": 4}, setup, backbone=backbone, source=source, objective="meanflow", anchor="none")
     assert np.isfinite([row["train_loss"] for row in model.history]).all()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.module.parameters():
             weight.normal_(0, 0.2, generator=generator)
-    single = tiny_screen.conditions[0]
+    single = asked_for(backbone, tiny_screen.conditions[0])
     one, two, plain = (
         model.predict(conditions=single, n_cells=20, n_steps=n, solver=s) for n, s in ((None, None), (2, None), (2, "midpoint"))
     )

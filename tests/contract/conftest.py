@@ -1,15 +1,12 @@
 """Which networks the contract is about: ours under every conditioning, or the one named by `--backbone`."""
 
 import inspect
+from functools import partial
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from counterflow import CounterFlow
-from counterflow.backbones import BACKBONES, reads_courses, resolve
-
-SETUP = {"perturbation_key": "perturbation", "control": "control"}
+from counterflow.backbones import BACKBONES, resolve
 
 OF_OURS = {"width": 16, "depth": 1, "n_heads": 2}  # tiny: what holds for one block holds for twelve
 IMAGES = {"image_dit": (3, 4, 6)}  # backbones whose state is an image: they are not asked about cells
@@ -29,28 +26,19 @@ def _conditionings(name):
 
 
 @pytest.fixture
-def declared(declared, request, tiny_screen):
+def declared(declared, request):
     """The tiny screen; with times, for a network that reads how effects grow."""
-    if "backbone" not in request.fixturenames or not reads_courses(request.getfixturevalue("backbone")):
+    if "backbone" not in request.fixturenames:
         return declared
-    adata = tiny_screen.adata.copy()
-    adata.obs["hours"] = np.where(adata.obs["perturbation"] == "control", 0.0, 1.0 + np.arange(adata.n_obs) % 2)
-    CounterFlow.setup_anndata(adata, **SETUP, time_key="hours")
+    adata, setup = request.getfixturevalue("screen_for")(request.getfixturevalue("backbone"))
+    CounterFlow.setup_anndata(adata, **setup)
     return adata
 
 
 @pytest.fixture
-def asked(backbone):
-    """What to ask for: names, and at which time where a network wants to know."""
-
-    def asked(*names):
-        return (
-            pd.DataFrame({"perturbation": names, "hours": [2.0 * (n != "control") for n in names]})
-            if reads_courses(backbone)
-            else list(names)
-        )
-
-    return asked
+def asked(asked_for, backbone):
+    """What to ask for, by names."""
+    return partial(asked_for, backbone)
 
 
 @pytest.fixture
