@@ -9,7 +9,7 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.mark.parametrize("script", ["accuracy_doc", "readme_tables"])
+@pytest.mark.parametrize("script", ["accuracy_doc", "readme_tables", "recipes_doc"])
 def test_the_page_is_what_the_script_writes(script, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(sys, "argv", [f"{script}.py", "--check"])
