@@ -17,6 +17,7 @@ _PUBLIC = {
     "simulate_screen": "counterflow.data.simulate",
     "read_h5ad": "counterflow.data.files",
     "open_h5ad": "counterflow.data.stored",
+    "load_screen": "counterflow.diagnosis.load",
     "doctor": "counterflow.diagnosis.doctor",
     "build_split": "counterflow.data.splits",
     "Split": "counterflow.data.split_file",
