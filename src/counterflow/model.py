@@ -76,7 +76,7 @@ class CounterFlow(PathAnswers, RankingAnswers):
     anchor
         ``additive``: means come from the measured rule, and the flow learns what the sum of the parts misses (default with a control
         source; fits the flow two more times on less data to learn how far it is trusted). ``none``: the flow learns the whole effect
-        (default with noise).
+        (default with noise; ``dynamics`` always).
     objective
         ``flow``: the network learns velocities. ``meanflow``: mean velocities, which reach the data in one step or two; up to twice as
         long to train.

@@ -23,7 +23,8 @@ from counterflow.types import COURSE, Condition, ConditionIds, ConditionSpec
 Axis = Literal["time", "dose"]
 ANSWER_DROPOUT = 0.75  # of the point that is asked for: seldom shown, so that it is forecast, and still known where the last one was
 _NOWHERE = -1.0
-_EQUAL = 1e-5  # relative: doses and times that differ by less are the same
+_EQUAL = 1e-5  # relative: points of a course that differ by less are the same
+_SAME_DOSE = 1e-3  # relative: doses that differ by less are on the same course
 
 
 class Courses(NamedTuple):
@@ -83,7 +84,7 @@ class Courses(NamedTuple):
         perturbation, parts = (nn.functional.pad(value, (0, width - value.shape[1])) for value in (perturbation, self.parts))
         dose, doses = (nn.functional.pad(value, (0, width - value.shape[1])) for value in (dose, self.dose))
         same = (perturbation[:, None] == parts).all(-1)
-        same &= ((dose[:, None] - doses).abs() <= 1e-3 * doses.abs() + 1e-12).all(-1)
+        same &= ((dose[:, None] - doses).abs() <= _SAME_DOSE * doses.abs() + 1e-12).all(-1)
         if not same.shape[1]:
             return perturbation.new_zeros(len(perturbation)), same.any(1)
         return same.int().argmax(1), same.any(1)
